@@ -1,0 +1,351 @@
+"""Flows and the ring that orders them: rounds of a quantum, a FIFO of flows in each, a heap of round numbers.
+
+Rule 1: a flow's ``tag`` is its normalised service (charged cost / weight). Every change of an account (estimate,
+true-up, re-weighting, a charge from elsewhere) is one addition to it, and nothing else moves it but ``place``.
+Rule 2: the ring clock ``v`` is monotone and only places arrivals. It is not the round being served: a flow that got
+cost back belongs in a round *below* ``v``, and must be re-filed at once. Without both, the lag was 3-7 times the bound.
+Rule 3: a flow stands in exactly one list at a time, its ``home``: a round (it may be picked), ``idle`` (it had demand
+in the last seconds), ``owing`` (gone, but its debt is not forgotten yet), or none (it runs, or it is parked).
+"""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING, Any, Final
+
+from .backlog import Backlog
+
+if TYPE_CHECKING:
+    from .callers import Terms
+    from .estimates import Profile
+    from .pacing import Pace
+    from .tickets import Ticket
+
+__all__ = ["DEMAND_WINDOW_S", "Fifo", "Flow", "Parked", "Ring", "credit_of", "predict_wait"]
+
+# Customers with demand in the last 2 s count as competitors (the definition of X-EZTHROTTLE-RPS).
+DEMAND_WINDOW_S: Final = 2.0
+_HOUSEKEEPING_STEPS: Final = 4  # per request; one request makes at most one flow idle, so the backlog of them shrinks
+
+
+class Parked:
+    """Why a flow with waiting requests is out of its ring, where it must not be scanned."""
+
+    NOT: Final = 0
+    CAP: Final = 1  # its own max-concurrent is full: until one of its requests ends
+    PACE: Final = 2  # its pace says later: until a timer
+    SLOW: Final = 3  # its clients read slowly and it holds its part of the slots: until one of its requests ends
+
+
+class Fifo:
+    """An intrusive first-in-first-out list of flows; ``round`` is None unless it is a round of a ring."""
+
+    __slots__ = ("first", "last", "round")
+
+    def __init__(self, round_: int | None = None) -> None:
+        self.first: Flow | None = None
+        self.last: Flow | None = None
+        self.round = round_
+
+    def append(self, flow: Flow) -> None:
+        last = self.last
+        flow.home = self
+        flow.prev = last
+        flow.next = None
+        if last is None:
+            self.first = flow
+        else:
+            last.next = flow
+        self.last = flow
+
+    def remove(self, flow: Flow) -> None:
+        before, after = flow.prev, flow.next
+        if before is None:
+            self.first = after
+        else:
+            before.next = after
+        if after is None:
+            self.last = before
+        else:
+            after.prev = before
+        flow.home = flow.prev = flow.next = None
+
+
+class Flow:
+    """One account at one level: a key, a customer, or the group of all unverified callers.
+
+    A customer with a single key is its own leaf; it gets a ring of keys only when a second key appears. A leaf holds
+    tickets (``head`` is the next to be served), any other flow has a ``ring``.
+    """
+
+    __slots__ = (
+        "context",
+        "counted",
+        "customer",
+        "head",
+        "home",
+        "id",
+        "idle_since",
+        "in_flight",
+        "key",
+        "level",
+        "next",
+        "pace",
+        "parent",
+        "parked",
+        "prev",
+        "profile",
+        "ring",
+        "running",
+        "served",
+        "slow_until",
+        "tag",
+        "tail",
+        "terms",
+        "tier",
+        "verified",
+        "waiting",
+    )
+
+    def __init__(self, id_: str, key: str, parent: Ring, terms: Terms, verified: bool, tier: str = "") -> None:
+        self.id = id_
+        self.key = key
+        self.parent = parent
+        self.terms = terms
+        self.verified = verified
+        self.tier = tier
+        self.customer: Flow = self
+        self.tag = parent.v
+        self.waiting = 0  # requests below it that wait, also while it is parked
+        self.in_flight = 0  # requests below it that hold a slot
+        self.running = 0  # requests below it that were granted and have not ended, with a slot or without
+        self.served = 0.0  # what its requests were charged so far, before its weight
+        self.counted = 0.0  # the weight with which it stands in its ring's sums
+        self.idle_since = 0.0
+        self.slow_until = 0.0
+        self.parked = Parked.NOT
+        self.level = 0  # where the backlog index has it
+        self.ring: Ring | None = None
+        self.head: Ticket | None = None
+        self.tail: Ticket | None = None
+        self.home: Fifo | None = None
+        self.prev: Flow | None = None
+        self.next: Flow | None = None
+        self.profile: Profile | None = None
+        self.pace: Pace | None = None
+        self.context: Any = None  # what the gate remembers about the customer (the headers last shown)
+
+    def __repr__(self) -> str:
+        return f"<Flow {self.id} tag={self.tag:.6f} waiting={self.waiting} in_flight={self.in_flight}>"
+
+
+class Ring:
+    """The flows of one level, the order in which their turns come, and the clock that places those who arrive."""
+
+    __slots__ = (
+        "_rounds",
+        "_speed_at",
+        "_speed_v",
+        "backlog",
+        "buckets",
+        "busy",
+        "busy_count",
+        "children",
+        "demand",
+        "filed",
+        "idle",
+        "owing",
+        "per_quantum",
+        "speed",
+        "v",
+    )
+
+    def __init__(self, quantum: float, v: float = 0.0) -> None:
+        self.per_quantum = 1.0 / quantum
+        self.v = v  # the highest tag picked so far
+        self.children: dict[str, Flow] = {}
+        self.backlog = Backlog()
+        self.buckets: dict[int, Fifo] = {}
+        self._rounds: list[int] = []  # a heap; may hold numbers of rounds that are gone, skipped when they surface
+        self.filed = 0
+        self.busy = 0.0  # weights of the flows that wait or run now
+        self.busy_count = 0
+        self.demand = 0.0  # the same, and those that did in the last DEMAND_WINDOW_S
+        self.idle = Fifo()
+        self.owing = Fifo()
+        self.speed = 0.0  # measured growth of v per second while there is competition
+        self._speed_at = 0.0
+        self._speed_v = v
+
+    # -- order ---------------------------------------------------------------------------------------------------
+
+    def first(self) -> Flow | None:
+        """Return the flow whose turn it is."""
+        rounds, buckets = self._rounds, self.buckets
+        while rounds:
+            bucket = buckets.get(rounds[0])
+            if bucket is not None:
+                return bucket.first
+            heappop(rounds)
+        return None
+
+    def file(self, flow: Flow, round_: int) -> None:
+        """Put a flow that may be picked at the end of a round."""
+        buckets = self.buckets
+        bucket = buckets.get(round_)
+        if bucket is None:
+            bucket = buckets[round_] = Fifo(round_)
+            rounds = self._rounds
+            if len(rounds) > 64 + 4 * len(buckets):  # cancelled flows leave stale numbers behind: keep them bounded
+                rounds[:] = buckets
+                heapify(rounds)
+            else:
+                heappush(rounds, round_)
+        bucket.append(flow)
+        self.filed += 1
+
+    def unfile(self, flow: Flow) -> None:
+        """Take a flow out of its round."""
+        bucket = flow.home
+        assert bucket is not None and bucket.round is not None
+        bucket.remove(flow)
+        if bucket.first is None:
+            del self.buckets[bucket.round]
+        self.filed -= 1
+
+    def place(self, flow: Flow, credit: float) -> None:
+        """File a flow that comes back: at the clock less its credit, and never below where it stopped.
+
+        One that enters at the clock goes first in its round: a tie-break that lets sparse customers pass at no cost to
+        the bound, since it moves them by less than a quantum.
+        """
+        self.lift(flow, credit)
+        round_ = int(flow.tag * self.per_quantum)
+        self.file(flow, round_ - 1 if flow.tag <= self.v else round_)
+
+    def lift(self, flow: Flow, credit: float) -> None:
+        """Let a flow that comes back claim nothing of the past but its credit."""
+        floor = self.v - credit
+        if flow.tag < floor:
+            flow.tag = floor
+
+    def refile(self, flow: Flow) -> None:
+        """File a flow behind the others of its round, after it was served."""
+        self.file(flow, int(flow.tag * self.per_quantum))
+
+    def advance(self, flow: Flow, amount: float) -> None:
+        """Charge (or give back) normalised cost, and move the flow at once if that changes its round."""
+        tag = flow.tag = flow.tag + amount
+        home = flow.home
+        if home is not None and home.round is not None:
+            round_ = int(tag * self.per_quantum)
+            if round_ != home.round:
+                self.unfile(flow)
+                self.file(flow, round_)
+
+    # -- demand --------------------------------------------------------------------------------------------------
+
+    def occupy(self, flow: Flow, weight: float) -> None:
+        """Count a flow that begins to wait or run."""
+        home = flow.home
+        if home is not None:
+            home.remove(flow)
+        self.demand += weight - flow.counted
+        flow.counted = weight
+        self.busy += weight
+        self.busy_count += 1
+
+    def reweigh(self, flow: Flow, weight: float) -> None:
+        """Follow a change of a busy flow's weight."""
+        self.busy += weight - flow.counted
+        self.demand += weight - flow.counted
+        flow.counted = weight
+
+    def vacate(self, flow: Flow, now: float) -> None:
+        """Note that a flow neither waits nor runs any more."""
+        flow.idle_since = now
+        self.idle.append(flow)
+        self.busy_count -= 1
+        self.busy = self.busy - flow.counted if self.busy_count else 0.0
+
+    def adopt(self, flow: Flow, now: float) -> None:
+        """Put a flow whose first request was refused where it is forgotten."""
+        if flow.home is None and not flow.waiting and not flow.running:
+            flow.idle_since = now
+            self.idle.append(flow)
+
+    def litter(self, now: float) -> bool:
+        """Tell whether there may be something to forget."""
+        flow = self.idle.first
+        return self.owing.first is not None or (flow is not None and now - flow.idle_since >= DEMAND_WINDOW_S)
+
+    def housekeep(self, now: float) -> list[Flow]:
+        """Forget flows whose demand and debt have passed; a bounded step, so that no request pays for a crowd.
+
+        Returns the flows that were dropped. A debt stays until the clock has passed it, else a client with one thread
+        would be new at each request; a credit likewise, else one that bursts and idles would earn it again and again.
+        """
+        dropped: list[Flow] = []
+        for _ in range(_HOUSEKEEPING_STEPS):
+            flow = self.idle.first
+            if flow is not None and now - flow.idle_since >= DEMAND_WINDOW_S:
+                self.idle.remove(flow)
+                self.demand -= flow.counted
+                flow.counted = 0.0
+                if self.busy_count == 0 and self.idle.first is None:
+                    self.demand = 0.0  # sums of floats drift; this is where they are exact again
+            else:
+                flow = self.owing.first
+                if flow is None:
+                    break
+                self.owing.remove(flow)
+            if (
+                flow.parked == Parked.NOT
+                and flow.tag <= self.v - credit_of(flow)
+                and (flow.pace is None or flow.pace.idle(now))
+            ):
+                del self.children[flow.id]
+                dropped.append(flow)
+            else:
+                self.owing.append(flow)
+        return dropped
+
+    def clock(self, now: float) -> None:
+        """Measure how fast the clock runs, for predictions; sampled at most every 50 ms of competition."""
+        elapsed = now - self._speed_at
+        if elapsed < 0.05:
+            return
+        if elapsed < 1.0:
+            rate = (self.v - self._speed_v) / elapsed
+            self.speed += (rate - self.speed) * (min(1.0, 2.0 * elapsed) if self.speed else 1.0)
+        self._speed_at = now
+        self._speed_v = self.v
+
+
+# A known, verified customer that used less than its share may be served about three of its requests ahead of its turn.
+# Measured: beside 100 floods the p99 wait of a Poisson customer at a quarter of its share fell from 418 to 64 ms.
+CREDIT_REQUESTS: Final = 3.0
+
+
+def credit_of(flow: Flow) -> float:
+    """Return how far behind the clock a customer's tag may stay when it comes back (normalised cost); newcomers: 0."""
+    profile = flow.profile
+    if profile is None or not flow.verified:
+        return 0.0
+    return CREDIT_REQUESTS * profile.mean / flow.terms.weight
+
+
+def predict_wait(leaf: Flow) -> float:
+    """Return the seconds that one more request of a key would wait, by the measured speed of its ring's clock.
+
+    Right within 0.5-1.4 x (p10-p90) where costs are steady and wild where they are wild: for hints, not promises.
+    """
+    customer = leaf.customer
+    ring = customer.parent
+    if ring.speed <= 0.0:
+        return 0.0
+    before = customer.waiting
+    if leaf is not customer:
+        before = min(before, (leaf.waiting + 1) * leaf.parent.busy_count)
+    mean = customer.profile.mean if customer.profile is not None else 0.0
+    return max(0.0, (customer.tag - ring.v + before * mean / customer.terms.weight) / ring.speed)

@@ -1,0 +1,279 @@
+"""A pool of slots and the flows that compete for it: verified customers, and the group of all unverified callers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from .callers import Terms
+from .flows import Flow, Parked, Ring, credit_of
+from .tickets import State
+
+if TYPE_CHECKING:
+    from .callers import Caller
+    from .tickets import Ticket
+
+__all__ = ["Pool", "Share"]
+
+_MEAN_SPAN: Final = 1000
+_EQUAL: Final = Terms()  # keys of one customer share equally
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a customer is entitled to now: a part (0..1) of the pool, from its weight among the weights with demand."""
+
+    part: float
+    weight: float
+    weights: float
+
+
+class Pool:
+    """Slots, and two rings over them.
+
+    Verified customers stand in ``ring``; so does one flow for all unverified callers, who stand in ``strangers``, the
+    ring of that ``group``. The group's weight is the sum of its members' weights, but at most what gives it
+    ``unverified_share`` of the pool against the verified customers that are busy: fresh identities gain a newcomer's
+    share inside the group and nothing outside it.
+    """
+
+    __slots__ = (
+        "_ratio",
+        "charged",
+        "group",
+        "held",
+        "in_flight",
+        "mean",
+        "name",
+        "quantum",
+        "ring",
+        "slots",
+        "strangers",
+        "streams",
+    )
+
+    def __init__(self, name: str, slots: int, *, unverified_share: float, quantum: float, first_guess: float) -> None:
+        self.name = name
+        self.slots = slots
+        self.quantum = quantum
+        self.in_flight = 0
+        self.streams = 0  # requests that run without a slot
+        # Averages over all requests. The first is the estimate for customers that are not known yet; the other two
+        # say how much cost a slot turns over per second (1 unless costs are multiplied, or not seconds at all).
+        self.mean = first_guess
+        self.charged = 0.0
+        self.held = 0.0
+        self.ring = Ring(quantum)
+        self.group = Flow("unverified", "", self.ring, _EQUAL, verified=False)
+        self.strangers = self.group.ring = Ring(quantum)
+        self.set_unverified_share(unverified_share)
+
+    def set_unverified_share(self, share: float) -> None:
+        """Set the most that unverified callers get together while verified ones wait (0 < share <= 1)."""
+        self._ratio = share / (1.0 - share) if share < 1.0 else float("inf")
+
+    @property
+    def quarter(self) -> int:
+        """The slots that slow readers may hold: a quarter, at least one."""
+        return max(1, self.slots // 4)
+
+    def rings(self) -> tuple[Ring, Ring]:
+        """Return the two rings in which customers stand."""
+        return self.ring, self.strangers
+
+    def find(self, customer: Flow) -> Flow | None:
+        """Return this pool's flow of a customer that is known from another pool."""
+        return (self.ring if customer.verified else self.strangers).children.get(customer.id)
+
+    # -- accounts ------------------------------------------------------------------------------------------------
+
+    def leaf(self, caller: Caller) -> Flow | None:
+        """Return the flow in which a caller's requests queue; None when its customer is new here."""
+        flow = (self.ring if caller.verified else self.strangers).children.get(caller.customer)
+        if flow is None:
+            return None
+        flow.terms = caller.terms
+        keys = flow.ring
+        if keys is None:
+            if flow.key == caller.key:
+                return flow
+            keys = self._split(flow)
+        leaf = keys.children.get(caller.key)
+        if leaf is None:
+            leaf = keys.children[caller.key] = Flow(caller.key, caller.key, keys, _EQUAL, caller.verified)
+            leaf.customer = flow
+        return leaf
+
+    def join(self, caller: Caller) -> Flow:
+        """Make the flow of a customer that is new here; with one key, it is its own leaf."""
+        ring = self.ring if caller.verified else self.strangers
+        flow = Flow(caller.customer, caller.key, ring, caller.terms, caller.verified, caller.tier)
+        ring.children[caller.customer] = flow
+        return flow
+
+    def _split(self, flow: Flow) -> Ring:
+        """Give a customer that shows a second key a ring of keys; what waits under its first key moves there.
+
+        What runs stays charged to the customer alone: between its own keys that is a matter of one request each.
+        """
+        keys = flow.ring = Ring(self.quantum)
+        if flow.waiting:
+            first = keys.children[flow.key] = Flow(flow.key, flow.key, keys, _EQUAL, flow.verified)
+            first.customer = flow
+            first.head, first.tail, flow.head, flow.tail = flow.head, flow.tail, None, None
+            first.waiting = flow.waiting
+            ticket = first.head
+            while ticket is not None:
+                ticket.flow = first
+                ticket = ticket.next
+            keys.occupy(first, 1.0)
+            keys.backlog.note(first)
+            keys.place(first, 0.0)
+        return keys
+
+    def group_weight(self) -> float:
+        """Return the weight at which service to unverified callers is charged to their group now."""
+        own = self.strangers.busy
+        verified = self.ring.busy
+        if verified <= 0.0:
+            return own
+        cap = self._ratio * verified
+        return own if own < cap else cap
+
+    def come_back(self, leaf: Flow) -> None:
+        """Count in the flows of a request that starts without having queued; they claim nothing of the past."""
+        customer = leaf.customer
+        ring = customer.parent
+        if not customer.waiting:
+            if not customer.running:
+                ring.occupy(customer, customer.terms.weight)
+            ring.lift(customer, credit_of(customer))
+        if leaf is not customer and not leaf.waiting:
+            if not leaf.running:
+                leaf.parent.occupy(leaf, 1.0)
+            leaf.parent.lift(leaf, 0.0)
+        if ring is self.strangers and self.group.home is None:
+            self.ring.lift(self.group, 0.0)
+
+    def grant(self, now: float, ticket: Ticket) -> None:
+        """Start a request: charge its estimate at every level, and let the clocks follow its start tags."""
+        leaf = ticket.flow
+        customer = leaf.customer
+        ring = customer.parent
+        weight = customer.terms.weight
+        if weight != customer.counted:
+            ring.reweigh(customer, weight)
+        profile = customer.profile
+        cost = (profile.estimate(ticket.route) if profile is not None else self.mean) * ticket.factor
+        ticket.charged = cost
+        ticket.granted_at = now
+        ticket.holds_slot = True
+        ticket.state = State.GRANTED
+        ticket.rate = rate = 1.0 / weight
+        if customer.tag > ring.v:
+            ring.v = customer.tag
+        ring.advance(customer, cost * rate)
+        customer.in_flight += 1
+        customer.running += 1
+        self.in_flight += 1
+        if leaf is not customer:
+            keys = leaf.parent
+            if leaf.tag > keys.v:
+                keys.v = leaf.tag
+            keys.advance(leaf, cost)
+            leaf.in_flight += 1
+            leaf.running += 1
+        if customer.verified:
+            ticket.group_rate = 0.0
+        else:
+            group = self.group
+            if group.tag > self.ring.v:
+                self.ring.v = group.tag
+            ticket.group_rate = rate = 1.0 / self.group_weight()
+            group.in_flight += 1
+            self.ring.advance(group, cost * rate)
+
+    def free_slot(self, ticket: Ticket) -> None:
+        """Give back the slot of a request, whether it ends now or goes on without one."""
+        leaf = ticket.flow
+        customer = leaf.customer
+        self.in_flight -= 1
+        customer.in_flight -= 1
+        if leaf is not customer:
+            leaf.in_flight -= 1
+        if not customer.verified:
+            self.group.in_flight -= 1
+
+    def retire(self, now: float, leaf: Flow) -> None:
+        """Move flows that neither wait nor run any more to where they are forgotten."""
+        customer = leaf.customer
+        if leaf is not customer:
+            keys = leaf.parent
+            if not keys.filed and leaf.tag > keys.v:
+                keys.v = leaf.tag
+            if not leaf.waiting and not leaf.running:
+                keys.vacate(leaf, now)
+            if keys.litter(now):
+                keys.housekeep(now)
+        if not customer.waiting and not customer.running:
+            customer.parent.vacate(customer, now)
+
+    def charge(self, ticket: Ticket, amount: float) -> None:
+        """Add cost (or give it back) at every level, at the weights that held when the request was granted."""
+        leaf = ticket.flow
+        customer = leaf.customer
+        customer.parent.advance(customer, amount * ticket.rate)
+        if leaf is not customer:
+            leaf.parent.advance(leaf, amount)
+        if ticket.group_rate:
+            self.ring.advance(self.group, amount * ticket.group_rate)
+
+    def observe(self, cost: float, charged: float, held_s: float) -> None:
+        """Learn what requests cost here, what was charged for them, and for how long they held a slot."""
+        self.mean += (cost - self.mean) / _MEAN_SPAN
+        self.charged += (charged - self.charged) / _MEAN_SPAN
+        self.held += (held_s - self.held) / _MEAN_SPAN
+
+    def turnover(self) -> float:
+        """Return the cost that one busy slot serves per second."""
+        return self.charged / self.held if self.held > 0.0 else 1.0
+
+    def share(self, customer: Flow) -> Share:
+        """Return the part of the pool that a customer gets while it and all who had demand lately compete."""
+        verified, strangers = self.ring.demand, self.strangers.demand
+        weight = customer.terms.weight
+        if not customer.counted:  # it has no demand now: what it is told must count its own weight too
+            if customer.verified:
+                verified += weight
+            else:
+                strangers += weight
+        group = min(strangers, self._ratio * verified) if verified > 0.0 else strangers
+        part = weight / (verified + group)
+        if not customer.verified:
+            part *= group / strangers
+        part = min(1.0, part)
+        return Share(part, weight, weight / part)
+
+    # -- order ---------------------------------------------------------------------------------------------------
+
+    def stand(self, customer: Flow) -> None:
+        """File a customer that has something waiting and may run; its group follows."""
+        ring = customer.parent
+        ring.place(customer, credit_of(customer))
+        group = self.group
+        if ring is self.strangers and group.home is None and group.parked == Parked.NOT:
+            self.ring.place(group, 0.0)
+
+    def step_out(self, customer: Flow) -> None:
+        """Take a customer out of its ring; its group follows when it was the last there."""
+        ring = customer.parent
+        ring.unfile(customer)
+        if ring is self.strangers and not ring.filed and self.group.home is not None:
+            self.ring.unfile(self.group)
+
+    def settle(self) -> None:
+        """Nobody is served and nobody waits: debts to nobody end, one at a time, so that they can be forgotten."""
+        for ring in self.rings():
+            flow = ring.owing.first
+            if flow is not None and flow.parked == Parked.NOT and flow.tag > ring.v:
+                ring.v = flow.tag

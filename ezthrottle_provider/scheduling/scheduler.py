@@ -1,0 +1,396 @@
+"""The scheduler: submit, pull, finish, cancel. Every decision is taken here, and nothing else happens here.
+
+Rule 1: time is an argument. Nothing sleeps, calls back, or reads a clock.
+Rule 2: a ticket is settled by one write of its ``state``. Callers that share a scheduler between threads hold one lock
+around each call, act on what it returns after they released it, and need nothing else.
+Rule 3: after ``pull`` there is no free slot with a request that may have it (the queue is work-conserving), so a new
+request finds either a free slot and nobody before it, or a queue.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal
+
+from .callers import Caller
+from .estimates import Profile, Profiles
+from .flows import Flow, Parked, Ring, predict_wait
+from .overflow import choose_victim
+from .parking import Parking
+from .pools import Pool
+from .tickets import State, Ticket
+from .waiting import Waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["Scheduler", "Unit"]
+
+Unit = Literal["seconds", "requests"]
+
+_ROUNDS_PER_LEAST_COST: Final = 8  # a quantum below the smallest charge keeps the order inside a round out of the bound
+_FIRST_GUESS: Final = {"seconds": 0.01, "requests": 1.0}  # a request's cost before any has ended
+_KNOWN_CUSTOMERS: Final = 10_000
+_KNOWN_AFTER: Final = 3  # requests; one-off customers leave nothing behind
+
+
+class Scheduler:
+    """Decides whose request runs next: weighted deficit round robin over customers, and over the keys of each.
+
+    ``slots`` is the size of the pool ``"default"``; ``pools`` adds others by name. Times are seconds of any monotone
+    clock; costs are seconds of held slots, at least ``min_cost``, or requests, by ``unit``. ``max_queue`` bounds what
+    one key may have waiting, ``max_queue_total`` what all have, ``max_wait`` the seconds that a request waits.
+    These three are plain attributes and act on the backlog when they change.
+    """
+
+    def __init__(
+        self,
+        *,
+        slots: int,
+        pools: Mapping[str, int] | None = None,
+        max_queue: int = 100,
+        max_queue_total: int = 10_000,
+        max_wait: float = 10.0,
+        unverified_share: float = 0.2,
+        min_cost: float = 0.001,
+        unit: Unit = "seconds",
+    ) -> None:
+        self.max_queue = max_queue
+        self.max_queue_total = max_queue_total
+        self.max_wait = max_wait
+        self.waiting = Waiting()
+        self.pools: dict[str, Pool] = {}
+        self._unit = unit
+        self._min_cost = min_cost if unit == "seconds" else 1.0
+        self._unverified_share = unverified_share
+        self._settled: list[Ticket] = []  # refused in passing; the next pull hands them out
+        self._parking = Parking(self.pools)
+        self._profiles = Profiles(_KNOWN_CUSTOMERS)
+        self.resize({"default": slots, **(pools or {})})
+
+    # -- a request's journey -------------------------------------------------------------------------------------
+
+    def submit(
+        self, now: float, caller: Caller, *, route: str = "", factor: float = 1.0, pool: str = "default"
+    ) -> Ticket:
+        """Take a request in: the ticket is GRANTED at once, WAITING, or REFUSED (then ``reason`` says by which limit).
+
+        ``factor`` multiplies what the request will be charged; ``route`` names what it is expected to cost like.
+        """
+        slots = self.pools[pool]
+        leaf = slots.leaf(caller)
+        if leaf is None:
+            leaf = slots.join(caller)
+            leaf.profile = self._profiles.take(leaf.id)
+        customer = leaf.customer
+        ring = customer.parent
+        ticket = Ticket(caller, leaf, slots, now, route, factor)
+        obstacle = Parked.NOT
+        if slots.in_flight < slots.slots and not customer.waiting:
+            obstacle = self._parking.obstacle(now, customer, slots)
+            if not obstacle:
+                self._start(now, ticket)
+                return ticket
+        self._enqueue(now, ticket, caller.priority, obstacle)
+        if ring.litter(now):
+            self._forget(now, ring)
+        return ticket
+
+    def finish(self, now: float, ticket: Ticket, cost: float | None = None) -> float:
+        """End a granted request: true up its charge, free its slot, and return its cost.
+
+        ``cost`` is what it really took before the ticket's factor; None: the time since it was granted (or one, when
+        requests are counted). Call ``pull`` afterwards.
+        """
+        assert ticket.state is State.GRANTED, ticket
+        leaf, pool = ticket.flow, ticket.pool
+        customer = leaf.customer
+        if cost is None:
+            cost = self._measure(now, ticket)
+        profile = customer.profile
+        if profile is None:
+            profile = customer.profile = Profile()
+        charged = cost * ticket.factor
+        profile.observe(ticket.route, cost, charged)
+        pool.observe(cost, charged, now - ticket.granted_at)
+        cost = charged
+        customer.served += cost
+        pool.charge(ticket, cost - ticket.charged)
+        ticket.charged = cost
+        ticket.state = State.FINISHED
+        if ticket.holds_slot:
+            pool.free_slot(ticket)
+            self._parking.slot_freed(customer, pool)
+        else:
+            pool.streams -= 1
+        customer.running -= 1
+        if leaf is not customer:
+            leaf.running -= 1
+        ring = customer.parent
+        if not ring.filed:  # nobody waits: what was used was nobody else's, so no debt remains
+            if customer.tag > ring.v:
+                ring.v = customer.tag
+            if not pool.ring.filed and pool.group.tag > pool.ring.v and ring is pool.strangers:
+                pool.ring.v = pool.group.tag
+        pool.retire(now, leaf)
+        if ring.litter(now):
+            self._forget(now, ring)
+        return cost
+
+    def pull(self, now: float) -> list[Ticket]:
+        """Settle all that can be settled now: return tickets that were granted, and those that were refused."""
+        settled, self._settled = self._settled, []
+        self._parking.expire(now)
+        oldest = self.waiting.oldest
+        while oldest is not None and now - oldest.submitted_at >= self.max_wait:
+            self._withdraw(now, oldest)
+            settled.append(self._refuse(oldest, "max_wait"))
+            oldest = self.waiting.oldest
+        for pool in self.pools.values():
+            if not pool.ring.filed:
+                continue
+            while pool.in_flight < pool.slots:
+                ticket = self._pick(now, pool)
+                if ticket is None:
+                    break
+                settled.append(ticket)
+            for ring in pool.rings():
+                if ring.filed:
+                    ring.clock(now)
+        return settled
+
+    def cancel(self, now: float, ticket: Ticket) -> None:
+        """Give up a request that waits. One that was granted meanwhile must be finished instead."""
+        assert ticket.state is State.WAITING, ticket
+        self._withdraw(now, ticket)
+        ticket.state = State.ABANDONED
+
+    def next_due(self) -> float | None:
+        """Return when ``pull`` may next have something to do by the mere passing of time; None: never."""
+        if self._settled:
+            return float("-inf")
+        due = self._parking.next_due()
+        oldest = self.waiting.oldest
+        if oldest is not None:
+            deadline = oldest.submitted_at + self.max_wait
+            due = deadline if due is None or deadline < due else due
+        return due
+
+    def overrule(self, now: float, ticket: Ticket) -> None:
+        """Run a request that waits or was just refused, whatever the queue says; its slot comes on top of the others.
+
+        For what must not be delayed although it is charged like any other: shadow mode, and calls that a provider makes
+        to itself while it holds a slot.
+        """
+        if ticket.state is State.WAITING:
+            self._withdraw(now, ticket)
+        else:
+            assert ticket.state is State.REFUSED, ticket
+        self._start(now, ticket)
+
+    def transfer(self, now: float, ticket: Ticket, customer: str, verified: bool) -> None:
+        """Put a request that waits or was refused on another customer's account, if that is known; to be overruled."""
+        pool = ticket.pool
+        flow = (pool.ring if verified else pool.strangers).children.get(customer)
+        if flow is not None:
+            if ticket.state is State.WAITING:
+                self._withdraw(now, ticket)
+                ticket.state = State.REFUSED
+            ticket.flow = flow
+            ticket.caller = Caller(flow.id, flow.key, flow.verified, flow.terms, tier=flow.tier)
+
+    def refuse_all(self, now: float, reason: str) -> None:
+        """Refuse every waiting request; the next ``pull`` hands them out."""
+        while (ticket := self.waiting.oldest) is not None:
+            self._withdraw(now, ticket)
+            self._settled.append(self._refuse(ticket, reason))
+
+    # -- requests that run for long ------------------------------------------------------------------------------
+
+    def detach(self, ticket: Ticket) -> None:
+        """Take the slot back from a request that goes on; its cost goes on too. Call ``pull`` afterwards."""
+        assert ticket.state is State.GRANTED and ticket.holds_slot, ticket
+        ticket.holds_slot = False
+        ticket.pool.streams += 1
+        ticket.pool.free_slot(ticket)
+        self._parking.slot_freed(ticket.flow.customer, ticket.pool)
+
+    def charge(self, now: float, ticket: Ticket) -> None:
+        """Charge a running request for what it has used beyond its estimate, as streams are once a second."""
+        if ticket.state is State.GRANTED:
+            used = self._measure(now, ticket) * ticket.factor
+            if used > ticket.charged:
+                ticket.pool.charge(ticket, used - ticket.charged)
+                ticket.charged = used
+
+    def restrain(self, now: float, ticket: Ticket, seconds: float) -> None:
+        """Hold a customer whose clients read slowly to a quarter of the slots for a while (strangers: all of them)."""
+        customer = ticket.flow.customer
+        (customer if customer.verified else ticket.pool.group).slow_until = now + seconds
+
+    # -- configuration, care, and views --------------------------------------------------------------------------
+
+    def resize(self, slots: Mapping[str, int]) -> None:
+        """Set the slots of each pool; pools that are new are made, none is removed. Call ``pull`` afterwards."""
+        for name, number in slots.items():
+            if name in self.pools:
+                self.pools[name].slots = number
+            else:
+                self.pools[name] = Pool(
+                    name,
+                    number,
+                    unverified_share=self._unverified_share,
+                    quantum=self._min_cost / _ROUNDS_PER_LEAST_COST,
+                    first_guess=_FIRST_GUESS[self._unit],
+                )
+
+    def set_unverified_share(self, share: float) -> None:
+        """Set the most that unverified callers get together while verified ones wait (0 < share <= 1)."""
+        self._unverified_share = share
+        for pool in self.pools.values():
+            pool.set_unverified_share(share)
+
+    def recheck(self) -> None:
+        """Look again at every customer that a limit of its own held back: terms have changed. Call ``pull`` then."""
+        self._parking.release_all()
+
+    def housekeep(self, now: float) -> bool:
+        """Take one bounded step of forgetting, for times without traffic; return whether there is more to forget."""
+        more = False
+        for pool in self.pools.values():
+            if not pool.in_flight and not pool.ring.filed:
+                pool.settle()
+            for ring in pool.rings():
+                if ring.idle.first is not None or ring.owing.first is not None:
+                    self._forget(now, ring)
+                    more = True
+        return more
+
+    def customers(self) -> Iterator[tuple[Pool, Flow]]:
+        """Iterate over all customers in the table, for snapshots."""
+        for pool in self.pools.values():
+            for ring in pool.rings():
+                for flow in ring.children.values():
+                    yield pool, flow
+
+    # -- how it is done ------------------------------------------------------------------------------------------
+
+    def _start(self, now: float, ticket: Ticket) -> None:
+        """Grant a request that did not have to queue: its flows come back, if they had nothing waiting."""
+        ticket.pool.come_back(ticket.flow)
+        self._grant(now, ticket)
+
+    def _grant(self, now: float, ticket: Ticket) -> None:
+        ticket.pool.grant(now, ticket)
+        customer = ticket.flow.customer
+        if customer.terms.rps is not None:
+            self._parking.pace_of(customer).take(now, customer.terms.rps)
+
+    def _pick(self, now: float, pool: Pool) -> Ticket | None:
+        """Grant the request whose turn it is; flows that may not run now leave the ring until they may."""
+        root, group = pool.ring, pool.group
+        while True:
+            customer = root.first()
+            if customer is None:
+                return None
+            if customer is group:
+                if group.slow_until > now and group.in_flight >= pool.quarter:
+                    root.unfile(group)
+                    group.parked = Parked.SLOW
+                    continue
+                customer = pool.strangers.first()
+                assert customer is not None, "the group stands in the ring only while a member does"
+            obstacle = self._parking.obstacle(now, customer, pool)
+            if not obstacle:
+                break
+            pool.step_out(customer)
+            self._parking.park(customer, pool, obstacle)
+        leaf = customer
+        if customer.ring is not None:
+            key = customer.ring.first()
+            assert key is not None, "a customer stands in the ring only while a key of it does"
+            leaf = key
+            leaf.parent.unfile(leaf)
+        ticket = leaf.head
+        assert ticket is not None, "a leaf stands in the ring only while a request of it waits"
+        ring = customer.parent
+        ring.unfile(customer)
+        if ring is not root:
+            root.unfile(group)
+        self.waiting.leave(ticket)
+        self._grant(now, ticket)
+        if leaf is not customer and leaf.waiting:
+            leaf.parent.refile(leaf)
+        if customer.waiting:
+            ring.refile(customer)
+        if ring is not root and ring.filed:
+            root.refile(group)
+        return ticket
+
+    def _enqueue(self, now: float, ticket: Ticket, priority: int, obstacle: int) -> None:
+        leaf, pool = ticket.flow, ticket.pool
+        customer = leaf.customer
+        ticket.position = leaf.waiting
+        reason = self._objection(leaf, customer, pool, now)
+        if reason:
+            self._refuse(ticket, reason)
+            if leaf is not customer:
+                leaf.parent.adopt(leaf, now)
+            customer.parent.adopt(customer, now)
+            return
+        ticket.state = State.WAITING
+        ticket.priority = priority
+        self.waiting.enter(ticket)
+        if leaf is not customer and leaf.waiting == 1:
+            if not leaf.running:
+                leaf.parent.occupy(leaf, 1.0)
+            leaf.parent.place(leaf, 0.0)
+        if customer.waiting == 1:
+            if not customer.running:
+                customer.parent.occupy(customer, customer.terms.weight)
+            if customer.parked == Parked.NOT:
+                if obstacle:
+                    self._parking.park(customer, pool, obstacle)
+                else:
+                    pool.stand(customer)
+
+    def _objection(self, leaf: Flow, customer: Flow, pool: Pool, now: float) -> str:
+        """Return by which limit a request may not even wait; make room for it where that is fair."""
+        if leaf.waiting >= self.max_queue:
+            return "max_queue"
+        if customer.waiting and customer.tag > customer.parent.v and predict_wait(leaf) > 2.0 * self.max_wait:
+            return "predicted_wait"
+        if self.waiting.count >= self.max_queue_total:
+            victim = choose_victim(self.waiting, pool, customer)
+            if victim is None:
+                return "max_queue_total"
+            self._withdraw(now, victim)
+            self._settled.append(self._refuse(victim, "max_queue_total"))
+        return ""
+
+    def _refuse(self, ticket: Ticket, reason: str) -> Ticket:
+        ticket.predicted_s = predict_wait(ticket.flow)
+        ticket.reason = reason
+        ticket.state = State.REFUSED
+        return ticket
+
+    def _measure(self, now: float, ticket: Ticket) -> float:
+        if self._unit == "requests":
+            return 1.0
+        held = now - ticket.granted_at
+        return held if held > self._min_cost else self._min_cost
+
+    def _withdraw(self, now: float, ticket: Ticket) -> None:
+        """Take a waiting ticket out of every list and count."""
+        leaf, pool = ticket.flow, ticket.pool
+        customer = leaf.customer
+        self.waiting.leave(ticket)
+        if leaf is not customer and not leaf.waiting:
+            leaf.parent.unfile(leaf)
+        if not customer.waiting and customer.home is not None:
+            pool.step_out(customer)
+        pool.retire(now, leaf)
+
+    def _forget(self, now: float, ring: Ring) -> None:
+        for flow in ring.housekeep(now):
+            if flow.verified and flow.profile is not None and flow.profile.count >= _KNOWN_AFTER:
+                self._profiles.keep(flow.id, flow.profile)
