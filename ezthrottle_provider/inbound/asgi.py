@@ -1,0 +1,293 @@
+"""The ASGI wrapper: translates between a server, an app and the gate. It decides nothing.
+
+``__call__`` is the whole journey of an HTTP request. Its first half is what a request pays that nothing delays; all
+that is rare (waiting, refusals, large or chunked responses, WebSockets) is behind a call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from ezthrottle_provider.scheduling import State
+
+from .disconnects import Inbox
+from .nested import current
+from .provider import Provider
+from .responses import SMALL_BODY, Delivery
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, MutableMapping
+
+    from ezthrottle_provider.scheduling import Ticket
+
+    from .refusals import Refusal
+
+    Scope = MutableMapping[str, Any]
+    Message = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[Message]]
+    Send = Callable[[Message], Awaitable[None]]
+    App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+__all__ = ["ASGIFairQueue"]
+
+_GRANTED: Final = State.GRANTED
+_MARK: Final = "ezthrottle"  # scope["ezthrottle"] is the request's ticket while it is inside
+
+
+class ASGIFairQueue:
+    """Gives every customer of an ASGI app a fair queue of its own.
+
+    ``ASGIFairQueue(app, identify="bearer", max_concurrent=32)``: takes every key of the config as a keyword, or a
+    ``config`` (path, mapping), or a ``provider`` shared with others. Raises ``ConfigError`` with every mistake.
+    """
+
+    def __init__(self, app: App, *, provider: Provider | None = None, config: Any = None, **options: Any) -> None:
+        if provider is not None and (config is not None or options):
+            raise TypeError("give either a provider, or a config and its keywords")
+        self.app = app
+        self.provider = provider if provider is not None else Provider(config, **options)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection: HTTP requests through the queue, the handshake of WebSockets too, the rest as it is."""
+        provider = self.provider
+        if scope["type"] != "http":
+            await self._other(scope, receive, send)
+            return
+        if not provider.enabled or _MARK in scope:  # the outer of two wrappers has already decided
+            await self.app(scope, receive, send)
+            return
+        gate = provider.gate
+        try:
+            policy = provider.policies.match(scope["method"], scope["path"])
+            if policy.exempt or (scope["method"] == "OPTIONS" and is_preflight(scope)):
+                ticket = None
+            else:
+                caller = provider.caller(scope)
+                if caller is None:
+                    caller = await provider.find(scope)
+                refusal = provider.objection(caller, policy) if provider.has_objections else None
+                if refusal is not None:
+                    await answer_refusal(send, refusal)
+                    return
+                ticket = scope[_MARK] = gate.enter(caller, policy)
+                if gate.dormant:
+                    provider.awake()
+        except Exception as error:  # the limiter's own failure must never take the API down: the request passes
+            provider.failed("enter", error)
+            ticket = None
+        if ticket is None:
+            await self.app(scope, receive, send)
+            return
+        inbox = None
+        if ticket.state is not _GRANTED:
+            inbox = await self._turn(ticket, scope, receive, send)
+            if inbox is None:
+                return
+            receive = inbox.receive
+        if provider.quotas.active:
+            refusal = provider.spend(ticket, policy)
+            if refusal is not None:
+                gate.leave(ticket, 0.0)
+                await answer_refusal(send, refusal)
+                return
+        current.set((provider.marker, ticket.caller))
+        long: _Long | None = None
+
+        async def answer(message: Message) -> None:
+            nonlocal long
+            kind = message["type"]
+            if kind == "http.response.body":
+                if long is None:
+                    if not message.get("more_body", False) and len(message.get("body", b"")) < SMALL_BODY:
+                        await send(message)
+                        gate.leave(ticket, provider.price(ticket, scope) if provider.priced else None)
+                        return
+                    long = _Long(provider, ticket, scope.get("ezthrottle.hold", policy.hold))
+                await long.send(send, message, scope)
+            elif kind == "http.response.start":
+                try:
+                    message["headers"] = [*message.get("headers", ()), *provider.advisor.headers(ticket, gate.clock())]
+                    if provider.priced:
+                        scope["ezthrottle.response"] = message
+                except Exception as error:  # as above: a header may not cost anybody a response
+                    provider.failed("headers", error)
+                await send(message)
+            else:
+                await send(message)
+
+        if policy.hold == "none":
+            long = _Long(provider, ticket, "none")
+        try:
+            await self.app(scope, receive, answer)
+        except Exception:  # not ours: it goes on to the server
+            if (
+                long is None or not long.closed
+            ):  # else it is our own ReaderTooSlowError, as the app's framework wraps it
+                raise
+        finally:
+            if ticket.state is _GRANTED:
+                gate.leave(ticket, provider.price(ticket, scope) if provider.priced else None)
+            if long is not None:
+                long.end()
+            if inbox is not None:
+                inbox.close()
+
+    async def _turn(self, ticket: Ticket, scope: Scope, receive: Receive, send: Send) -> Inbox | None:
+        """Wait for the turn of a request that was not granted at once; None when it was answered or its client left."""
+        provider = self.provider
+        gate = provider.gate
+        inbox = Inbox(receive, provider.room, lambda: gate.abandon(ticket))
+        if provider.overrules(ticket, scope):
+            gate.overrule(ticket)
+        elif ticket.state is State.WAITING:
+            try:
+                await gate.wait(ticket, inbox.watch)
+            except asyncio.CancelledError:
+                inbox.close()
+                raise
+            inbox.stop()
+        state = ticket.state
+        if state is _GRANTED:
+            return inbox
+        inbox.close()
+        if state is State.REFUSED:
+            await answer_refusal(send, provider.refuse(ticket))
+        return None
+
+    # -- what is not an HTTP request -----------------------------------------------------------------------------
+
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+        elif scope["type"] == "websocket" and self.provider.enabled and _MARK not in scope:
+            await self._websocket(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        provider = self.provider
+
+        async def watch() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                provider.awake()
+            elif message["type"] == "lifespan.shutdown":
+                provider.gate.drain()
+            return message
+
+        await self.app(scope, watch, send)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Gate the handshake; what comes after it holds no slot, and only counts against the customer's streams."""
+        provider = self.provider
+        gate = provider.gate
+        try:
+            policy = provider.policies.match("GET", scope["path"])
+            ticket = None
+            if not policy.exempt:
+                caller = provider.caller(scope) or await provider.find(scope)
+                refusal = provider.objection(caller, policy, stream=True)
+                if refusal is not None:
+                    await answer_refusal(_denying(scope, send), refusal)
+                    return
+                ticket = scope[_MARK] = gate.enter(caller, policy)
+                provider.awake()
+        except Exception as error:  # as for HTTP: the connection passes
+            provider.failed("enter", error)
+            ticket = None
+        if ticket is None:
+            await self.app(scope, receive, send)
+            return
+        if ticket.state is not _GRANTED:
+            inbox = await self._turn(ticket, scope, receive, _denying(scope, send))
+            if inbox is None:
+                return
+            receive = inbox.receive
+        current.set((provider.marker, ticket.caller))
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "websocket.accept":
+                message["headers"] = [*message.get("headers", ()), *provider.advisor.headers(ticket, gate.clock())]
+            await send(message)
+            gate.leave(ticket)
+
+        customer = ticket.customer
+        provider.streams.open(customer)
+        try:
+            await self.app(scope, receive, answer)
+        finally:
+            gate.leave(ticket)
+            provider.streams.close(customer)
+
+
+class _Long:
+    """The part of a response that takes more than one small message: how long it keeps its slot."""
+
+    __slots__ = ("_customer", "_delivery", "_hold", "_provider", "_streaming", "_ticket")
+
+    def __init__(self, provider: Provider, ticket: Ticket, hold: str) -> None:
+        self._provider = provider
+        self._ticket = ticket
+        self._hold = hold
+        self._customer = ticket.customer
+        self._streaming = False
+        self._delivery = Delivery(provider.readers, ticket, provider.gate.clock())
+        if hold == "none":
+            self._release()
+
+    @property
+    def closed(self) -> bool:
+        """Whether we closed it ourselves, because its client reads too slowly."""
+        return self._delivery.closed
+
+    async def send(self, send: Send, message: Message, scope: Scope) -> None:
+        """Send a body message; the slot goes back when its hold says so."""
+        provider, ticket = self._provider, self._ticket
+        if ticket.state is _GRANTED:
+            if provider.gate.dormant:
+                provider.awake()
+            await self._delivery.send(send, message)
+        else:
+            await send(message)
+        if ticket.state is not _GRANTED:
+            return
+        if not message.get("more_body", False):
+            provider.gate.leave(ticket, provider.price(ticket, scope) if provider.priced else None)
+        elif self._hold == "first-byte" and message.get("body"):
+            self._release()
+
+    def end(self) -> None:
+        """The response is over, however it ended."""
+        self._provider.readers.done(self._delivery)
+        if self._streaming:
+            self._streaming = False
+            self._provider.streams.close(self._customer)
+
+    def _release(self) -> None:
+        self._streaming = True
+        self._provider.streams.open(self._customer)
+        self._provider.gate.leave(self._ticket)
+
+
+async def answer_refusal(send: Send, refusal: Refusal) -> None:
+    """Send a refusal as a whole HTTP response."""
+    await send({"type": "http.response.start", "status": refusal.status, "headers": refusal.headers})
+    await send({"type": "http.response.body", "body": refusal.body})
+
+
+def is_preflight(scope: Scope) -> bool:
+    """Tell a CORS preflight: it carries no credentials, and a browser takes its refusal for a broken API."""
+    return any(name == b"access-control-request-method" for name, _ in scope["headers"])
+
+
+def _denying(scope: Scope, send: Send) -> Send:
+    """Let an HTTP response answer a WebSocket handshake, or close it where the server knows no such answer."""
+
+    async def deny(message: Message) -> None:
+        if "websocket.http.response" in scope.get("extensions", {}):
+            await send({**message, "type": "websocket." + message["type"]})
+        elif message["type"] == "http.response.start":
+            await send({"type": "websocket.close", "code": 1013, "reason": "try again later"})
+
+    return deny
