@@ -27,12 +27,6 @@ class Profile:
         self.count = 0
         self.routes: dict[str, float] | None = None
 
-    def estimate(self, route: str) -> float:
-        """Return the expected cost of a request to ``route``."""
-        if self.routes is None:
-            return self.mean
-        return self.routes.get(route, self.mean)
-
     def observe(self, route: str, cost: float, charged: float) -> None:
         """Learn from a request that has ended."""
         count = self.count = self.count + 1

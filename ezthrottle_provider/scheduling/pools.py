@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from .callers import Terms
-from .flows import Flow, Parked, Ring, credit_of
+from .flows import MOST_CREDIT, Flow, Parked, Ring, credit_of
 from .tickets import State
 
 if TYPE_CHECKING:
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Pool", "Share"]
 
-_MEAN_SPAN: Final = 1000
+_MEAN_SPAN: Final = 256
+_GRANTED: Final = State.GRANTED
 _EQUAL: Final = Terms()  # keys of one customer share equally
 
 
@@ -39,6 +40,7 @@ class Pool:
 
     __slots__ = (
         "_ratio",
+        "_seen",
         "charged",
         "group",
         "held",
@@ -46,6 +48,7 @@ class Pool:
         "mean",
         "name",
         "quantum",
+        "restrained",
         "ring",
         "slots",
         "strangers",
@@ -54,19 +57,29 @@ class Pool:
 
     def __init__(self, name: str, slots: int, *, unverified_share: float, quantum: float, first_guess: float) -> None:
         self.name = name
-        self.slots = slots
         self.quantum = quantum
         self.in_flight = 0
+        self.restrained = False  # some customer was ever held to a quarter of the slots: rare, so kept off the path
         self.streams = 0  # requests that run without a slot
         # Averages over all requests. The first is the estimate for customers that are not known yet; the other two
         # say how much cost a slot turns over per second (1 unless costs are multiplied, or not seconds at all).
+        self._seen = 0
         self.mean = first_guess
         self.charged = 0.0
         self.held = 0.0
         self.ring = Ring(quantum)
         self.group = Flow("unverified", "", self.ring, _EQUAL, verified=False)
         self.strangers = self.group.ring = Ring(quantum)
+        self.resize(slots)
         self.set_unverified_share(unverified_share)
+
+    def resize(self, slots: int) -> None:
+        """Set how many requests may run at once.
+
+        The credit of sparse customers comes out of the lag bound, which grows with the slots: with few there is none.
+        """
+        self.slots = slots
+        self.ring.credit_requests = float(min(MOST_CREDIT, slots - 1))
 
     def set_unverified_share(self, share: float) -> None:
         """Set the most that unverified callers get together while verified ones wait (0 < share <= 1)."""
@@ -147,7 +160,8 @@ class Pool:
         if not customer.waiting:
             if not customer.running:
                 ring.occupy(customer, customer.terms.weight)
-            ring.lift(customer, credit_of(customer))
+            if customer.tag < ring.v:
+                ring.lift(customer, credit_of(customer))
         if leaf is not customer and not leaf.waiting:
             if not leaf.running:
                 leaf.parent.occupy(leaf, 1.0)
@@ -164,15 +178,24 @@ class Pool:
         if weight != customer.counted:
             ring.reweigh(customer, weight)
         profile = customer.profile
-        cost = (profile.estimate(ticket.route) if profile is not None else self.mean) * ticket.factor
+        if profile is None:
+            cost = self.mean * ticket.factor
+        else:
+            routes = profile.routes
+            cost = (profile.mean if routes is None else routes.get(ticket.route, profile.mean)) * ticket.factor
         ticket.charged = cost
         ticket.granted_at = now
         ticket.holds_slot = True
-        ticket.state = State.GRANTED
+        ticket.waived = profile is None and not self.ring.filed
+        ticket.state = _GRANTED
         ticket.rate = rate = 1.0 / weight
-        if customer.tag > ring.v:
-            ring.v = customer.tag
-        ring.advance(customer, cost * rate)
+        tag = customer.tag
+        if tag > ring.v:
+            ring.v = tag
+        if customer.waiting:
+            ring.advance(customer, cost * rate)
+        else:
+            customer.tag = tag + cost * rate
         customer.in_flight += 1
         customer.running += 1
         self.in_flight += 1
@@ -186,12 +209,17 @@ class Pool:
         if customer.verified:
             ticket.group_rate = 0.0
         else:
-            group = self.group
-            if group.tag > self.ring.v:
-                self.ring.v = group.tag
-            ticket.group_rate = rate = 1.0 / self.group_weight()
+            group, root = self.group, self.ring
+            tag = group.tag
+            if tag > root.v:
+                root.v = tag
+            own, verified = ring.busy, root.busy  # as group_weight() has it
+            ticket.group_rate = rate = 1.0 / (own if verified <= 0.0 else min(own, self._ratio * verified))
             group.in_flight += 1
-            self.ring.advance(group, cost * rate)
+            if group.waiting:
+                root.advance(group, cost * rate)
+            else:
+                group.tag = tag + cost * rate
 
     def free_slot(self, ticket: Ticket) -> None:
         """Give back the slot of a request, whether it ends now or goes on without one."""
@@ -219,20 +247,37 @@ class Pool:
             customer.parent.vacate(customer, now)
 
     def charge(self, ticket: Ticket, amount: float) -> None:
-        """Add cost (or give it back) at every level, at the weights that held when the request was granted."""
+        """Add cost (or give it back) at every level, at the weights that held when the request was granted.
+
+        What a newcomer's first requests were guessed to cost, when nobody waited, stays as it was: those who came
+        meanwhile were placed by a clock that held the guess, so correcting one side alone would put the other behind
+        by as many requests as there are slots. The group of unverified callers is always corrected.
+        """
         leaf = ticket.flow
         customer = leaf.customer
-        customer.parent.advance(customer, amount * ticket.rate)
-        if leaf is not customer:
-            leaf.parent.advance(leaf, amount)
+        if not ticket.waived:
+            if customer.waiting:
+                customer.parent.advance(customer, amount * ticket.rate)
+            else:  # it stands in no round
+                customer.tag += amount * ticket.rate
+            if leaf is not customer:
+                leaf.parent.advance(leaf, amount)
         if ticket.group_rate:
-            self.ring.advance(self.group, amount * ticket.group_rate)
+            group = self.group
+            if group.waiting:
+                self.ring.advance(group, amount * ticket.group_rate)
+            else:
+                group.tag += amount * ticket.group_rate
 
     def observe(self, cost: float, charged: float, held_s: float) -> None:
         """Learn what requests cost here, what was charged for them, and for how long they held a slot."""
-        self.mean += (cost - self.mean) / _MEAN_SPAN
-        self.charged += (charged - self.charged) / _MEAN_SPAN
-        self.held += (held_s - self.held) / _MEAN_SPAN
+        seen = self._seen = self._seen + 1
+        if seen & 3 and seen > _MEAN_SPAN:
+            return  # every fourth tells as much about thousands
+        span = seen if seen < _MEAN_SPAN else _MEAN_SPAN
+        self.mean += (cost - self.mean) / span
+        self.charged += (charged - self.charged) / span
+        self.held += (held_s - self.held) / span
 
     def turnover(self) -> float:
         """Return the cost that one busy slot serves per second."""

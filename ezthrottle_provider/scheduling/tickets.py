@@ -59,6 +59,7 @@ class Ticket:
         "route",
         "state",
         "submitted_at",
+        "waived",
     )
 
     def __init__(self, caller: Caller, flow: Flow, pool: Pool, submitted_at: float, route: str, factor: float) -> None:
@@ -76,6 +77,7 @@ class Ticket:
     charged: float  # cost charged so far (seconds or requests, after the factor)
     rate: float  # 1 / the customer's weight when it was granted: what is trued up uses the same rate
     group_rate: float  # 1 / the weight of the group of unverified callers then; 0.0 for verified ones
+    waived: bool  # its charge stays at the estimate: a first guess, when nobody waited (see Pool.charge)
     holds_slot: bool
     priority: int
     reason: str
