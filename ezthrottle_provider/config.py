@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 Function = Callable[..., Any]
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network | Literal["unix"]
 
 # Beyond these a value is a slip of the keyboard: no process runs a million requests at once, none waits for a day.
 _MOST: Final = 1_000_000
@@ -69,6 +69,7 @@ WaitSeconds = Annotated[float, kinds.number(most=_HOUR_S)]
 HoldSeconds = Annotated[float, kinds.number(most=_DAY_S)]
 Count = Annotated[int, _count]
 CountOrNone = Annotated[int | None, kinds.optional(_count)]
+PriorityOrNone = Annotated[int | None, kinds.optional(kinds.number(most=9, whole=True))]
 CountOrZero = Annotated[int, kinds.number(most=_MOST, whole=True)]
 Name = Annotated[str, kinds.text("a name", r"\S(?:[^\x00-\x1f\x7f]{0,254}\S)?")]
 Pattern = Annotated[str, kinds.path_pattern()]
@@ -89,7 +90,7 @@ Namespace = Annotated[str, kinds.text("1 to 64 letters, digits, dots, dashes or 
 Families = Annotated[tuple[str, ...], kinds.listing(kinds.choice(*FAMILIES), "header families")]
 Networks = Annotated[tuple[Network, ...], kinds.listing(kinds.network(), "networks")]
 Header = Annotated[str, kinds.token("the name of exactly one header", lower=True)]
-FilePath = Annotated[str, kinds.text("the path of a file", r"[^\x00-\x1f\x7f]{0,1024}")]
+FilePath = Annotated[str, kinds.text("the path of a file", r"[^\x00-\x1f\x7f]{0,1024}", path_like=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +126,7 @@ class Route(Table):
     cost: Annotated[Positive, "Multiplies what is charged."] = 1.0
     hold: Annotated[Hold, "How long a response keeps its slot."] = "body"
     pool: Annotated[Name, "The pool that its slots come from; default is the common one."] = "default"
+    priority: Annotated[PriorityOrNone, "0-9, higher first; orders a customer's own requests, never others'."] = None
     exempt: Annotated[Flag, "Passes untouched and is not charged."] = False
 
 

@@ -39,6 +39,7 @@ PROBLEMS: Final[Mapping[str, str]] = MappingProxyType(
         "E020": "What a reference names cannot be imported, or cannot be called.",
         "E021": "A name of a tier, customer or pool that is empty, too long or not printable.",
         "E022": "default is the name of the slots that all routes have in common.",
+        "E023": "A key that is read once: the process must be restarted to change it.",
         "W001": "max_wait is 0: whatever cannot start at once is refused.",
         "W002": "unverified_share is 1: callers that nobody verified may take everything.",
         "W003": "trust_keys is true, but nothing says that something in front verifies keys: forged ones would count.",
@@ -58,9 +59,12 @@ PROBLEMS: Final[Mapping[str, str]] = MappingProxyType(
         "W016": "A tier or customer that nothing leads to.",
         "W017": "A quota is counted in memory only and starts anew with the process.",
         "W018": "An overage without a quota is never counted.",
+        "W019": "usage_db without secret: customers known by their key have another name after each restart.",
+        "W020": "max_concurrent is probably too high: requests became slower, but its slots were never all in use.",
+        "W021": "max_concurrent is probably too low: requests wait for slots while the process idles.",
     }
 )
-"""Every id with its explanation; ids are stable. W010 is not found here but at run time."""
+"""Every id with its explanation; ids are stable. E023, W010, W020 and W021 are not found here but at run time."""
 
 
 COMMON_POOL: Final = "default"
@@ -155,13 +159,13 @@ def doubts_about(config: InboundConfig, layers: Sequence[Layer]) -> Iterator[Pro
 
 def _about_identity(config: InboundConfig, layers: Sequence[Layer], doubt: Callable[..., Problem]) -> Iterator[Problem]:
     for place, pattern in enumerate(config.exempt, 1):
-        if not pattern.strip("/*"):
+        if "*" in pattern and not pattern.strip("/*"):
             yield doubt("W004", f"item {place} lets every request through", "exempt")
     said = (layer.at(("client_header",)) for layer in layers if not isinstance(layer.tree, Table))
     if not config.trusted_proxies and any(value is not MISSING for value in said):
         yield doubt("W005", "is never read: trusted_proxies is empty", "client_header")
     for place, network in enumerate(config.trusted_proxies, 1):
-        if network.prefixlen == 0:
+        if not isinstance(network, str) and network.prefixlen == 0:
             yield doubt("W006", f"item {place} trusts every address", "trusted_proxies")
     if config.secret is not None:
         decisive = next((layer for layer in layers if layer.at(("secret",)) is not MISSING), None)
@@ -170,6 +174,8 @@ def _about_identity(config: InboundConfig, layers: Sequence[Layer], doubt: Calla
             yield doubt("W007", 'stands in the file; "env:NAME" would keep it out', "secret")
         if len(config.secret.reveal()) < _SHORT_SECRET:
             yield doubt("W007", f"is shorter than {_SHORT_SECRET} bytes and may be guessed", "secret")
+    elif config.usage_db and (config.trust_keys or config.identify == "user"):
+        yield doubt("W019", "is set without secret: keys are hashed with another one after each restart", "usage_db")
 
 
 def _about_customers(config: InboundConfig, doubt: Callable[..., Problem]) -> Iterator[Problem]:

@@ -158,12 +158,12 @@ def boolean() -> Kind:
     return Kind("true or false", check, lambda text: words.get(text.strip().lower(), text))
 
 
-def text(expects: str, pattern: str, *, lower: bool = False, upper: bool = False) -> Kind:
-    """A string that the whole pattern matches, in the case that is asked for."""
+def text(expects: str, pattern: str, *, lower: bool = False, upper: bool = False, path_like: bool = False) -> Kind:
+    """A string that the whole pattern matches, in the case that is asked for; ``path_like`` also takes a path."""
     compiled = re.compile(pattern)
 
     def check(value: object, report: Report) -> str:
-        if isinstance(value, os.PathLike):
+        if path_like and isinstance(value, os.PathLike):
             value = os.fspath(value)
         if not isinstance(value, str) or not compiled.fullmatch(value):
             report("E004", f"must be {expects}, got {shown(value)}")
@@ -222,11 +222,11 @@ def listing(item: Kind, expects: str) -> Kind:
 
 
 def network() -> Kind:
-    """An IP address or network, as ``ipaddress`` has them."""
-    expects = "an IP address or network"
+    """An IP address or network, as ``ipaddress`` has them, or "unix": whoever connects through a unix socket."""
+    expects = 'an IP address or network, or "unix"'
 
     def check(value: object, report: Report) -> object:
-        if isinstance(value, ipaddress.IPv4Network | ipaddress.IPv6Network):
+        if isinstance(value, ipaddress.IPv4Network | ipaddress.IPv6Network) or value == "unix":
             return value
         if isinstance(value, str):
             try:

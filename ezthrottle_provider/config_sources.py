@@ -22,6 +22,8 @@ __all__ = ["PREFIX", "key_lines", "read_layers"]
 PREFIX: Final = "EZTHROTTLE_"
 """What the names of all our variables of the environment begin with."""
 
+Places = Callable[[KeyPath], str]
+
 _LARGEST_FILE: Final = 8 * 1024 * 1024
 _LONGEST_STATEMENT: Final = 200
 _POSITION: Final = re.compile(r"\s*\(at line (\d+), column \d+\)")
@@ -51,27 +53,34 @@ def read_layers(
     if config is None:
         config = named if named is not None else environ.get(PREFIX + "CONFIG") or None
     above = [
-        Layer(keywords, lambda path: "keyword", "keyword"),
-        Layer(_inbound(settings, "framework settings", problems)[0], lambda path: "framework settings", "framework"),
+        Layer(keywords, _always("keyword"), "keyword"),
+        Layer(
+            _inbound(settings, _always("framework settings"), problems)[0], _always("framework settings"), "framework"
+        ),
     ]
     below: list[Layer] = []
     if isinstance(config, Table):
-        below.append(Layer(config, lambda path: "config", "mapping"))
+        below.append(Layer(config, _always("config"), "mapping"))
     elif isinstance(config, Mapping):
-        below.append(Layer(_inbound(config, "mapping", problems)[0], lambda path: "mapping", "mapping"))
+        below.append(Layer(_inbound(config, _always("mapping"), problems)[0], _always("mapping"), "mapping"))
     elif config is not None:
         below.extend(_file(config, problems))
     return [*above, _environment(environ, options, [*above, *below], problems, doubts), *below]
 
 
-def _inbound(document: Mapping[str, object], place: str, problems: list[Problem]) -> tuple[object, KeyPath]:
+def _always(place: str) -> Places:
+    return lambda path: place
+
+
+def _inbound(document: Mapping[str, object], place: Places, problems: list[Problem]) -> tuple[object, KeyPath]:
     """The provider's part of a document and the path that leads there: ``[inbound]``, or the whole of a flat one."""
     known = ("inbound", "outbound")
     flat = "inbound" not in document
     strays = [key for key in document if key not in known and (not flat or did_you_mean(key, known))]
     for key in strays:
+        step = key if isinstance(key, str) else shown(key)
         message = f"is not a table that is known here{did_you_mean(key, known)}"
-        problems.append(Problem("E007", (key if isinstance(key, str) else shown(key),), place, message))
+        problems.append(Problem("E007", (step,), place((step,)), message))
     if flat:
         return {key: value for key, value in document.items() if key != "outbound" and key not in strays}, ()
     return document["inbound"], ROOT
@@ -99,22 +108,18 @@ def _file(config: object, problems: list[Problem]) -> list[Layer]:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         found = _POSITION.search(str(error))
-        place = f"{name}:{found[1]}" if found else name
-        problems.append(Problem("E002", (), place, f"is not TOML: {_POSITION.sub('', str(error))}"))
+        where = f"{name}:{found[1]}" if found else name
+        problems.append(Problem("E002", (), where, f"is not TOML: {_POSITION.sub('', str(error))}"))
         return []
-    tree, prefix = _inbound(document, name, problems)
-    return [Layer(tree, _places(name, text, prefix), "file")]
-
-
-def _places(name: str, text: str, prefix: KeyPath) -> Callable[[KeyPath], str]:
     # A second reading of the text, so only when a place is asked for.
     lines = functools.cache(lambda: key_lines(text))
 
     def place(path: KeyPath) -> str:
-        line = lines().get((*prefix, *path))
+        line = lines().get(path)
         return f"{name}:{line}" if line else name
 
-    return place
+    tree, prefix = _inbound(document, place, problems)
+    return [Layer(tree, lambda path: place((*prefix, *path)), "file")]
 
 
 def key_lines(text: str) -> dict[KeyPath, int]:
@@ -187,7 +192,8 @@ def _environment(
 
     Names of tiers and the like are found whatever their case, with ``_`` for what a variable's name cannot hold.
     """
-    tree: dict[str, object] = {}
+    scalars: dict[str, str] = {}
+    tables: dict[str, dict[str, dict[str, str]]] = {}
     variables: dict[KeyPath, str] = {}
     for variable, text in sorted(environ.items()):
         if not variable.startswith(PREFIX) or not text or variable == PREFIX + "CONFIG":
@@ -200,13 +206,11 @@ def _environment(
             if meant := did_you_mean(key, options):
                 doubts.append(Problem("W013", (*ROOT, key), place, f"is not a key that is known here{meant}"))
         elif spec.kind.table is None and not rest:
-            tree[key] = text
+            scalars[key] = text
             variables[key,] = variable
         elif spec.kind.table is not None and not spec.kind.rows and len(rest) > 1:
             name = _known_name("__".join(rest[:-1]), key, others)
-            under = tree.setdefault(key, {})
-            assert isinstance(under, dict)
-            under.setdefault(name, {})[rest[-1]] = text
+            tables.setdefault(key, {}).setdefault(name, {})[rest[-1]] = text
             variables[key, name, rest[-1]] = variable
         else:
             hint = f"; write {PREFIX}{key.upper()}__NAME__KEY" if spec.kind.table and not spec.kind.rows else ""
@@ -215,17 +219,16 @@ def _environment(
     def place_of(path: KeyPath) -> str:
         return f"environment {variables[path]}" if path in variables else "environment"
 
-    return Layer(tree, place_of, "environment")
+    return Layer({**scalars, **tables}, place_of, "environment")
 
 
 def _known_name(name: str, table: str, others: Sequence[Layer]) -> str:
     """The one name in other sources that the variable's spelling fits, else the spelling itself."""
-    spelt = re.sub(r"[^a-z0-9]", "_", name)
     fitting: set[str] = set()
     for layer in others:
         under = layer.at((table,))
         names = under if isinstance(under, Mapping) else ()
-        fitting.update(known for known in names if isinstance(known, str) and _spelt(known) == spelt)
+        fitting.update(known for known in names if isinstance(known, str) and _spelt(known) == _spelt(name))
     return fitting.pop() if len(fitting) == 1 else name
 
 

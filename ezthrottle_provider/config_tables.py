@@ -138,9 +138,12 @@ def build(
 
     When ``problems`` grew, it is a stand-in that keeps what is right, or None: fit for finding more mistakes, no more.
     """
+    nodes = [node for layer in layers if (node := layer.at(path)) is not MISSING]
+    if len(nodes) == 1 and isinstance(nodes[0], table):
+        return nodes[0]  # made before, so checked before
     for layer in layers:
         problems.extend(_shape_problems(table, layer, path))
-    if not any(isinstance(layer.at(path), (Mapping, table)) for layer in layers):
+    if not any(isinstance(node, (Mapping, table)) for node in nodes):
         return None
     options = options_of(table)
     values: dict[str, Any] = {}

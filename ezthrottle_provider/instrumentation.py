@@ -236,18 +236,19 @@ class Hooks:
     A failing hook never fails a request: its exceptions are counted, and the first is logged.
     """
 
-    __slots__ = ("_failures", "_listeners", "_lock")
+    __slots__ = ("_failures", "_listeners", "_lock", "active")
 
     def __init__(self, *hooks: Hook) -> None:
         self._lock = threading.Lock()
         # Replaced and never changed, so that ``emit`` needs no lock while others add and remove.
         self._listeners: tuple[_Listener, ...] = ()
+        self.active = False  # the same as ``bool``, where a call is too dear: on the path of every request
         self._failures = 0
         for hook in hooks:
             self.add(hook)
 
     def __bool__(self) -> bool:
-        return bool(self._listeners)
+        return self.active
 
     @property
     def failures(self) -> int:
@@ -259,11 +260,13 @@ class Hooks:
         with self._lock:
             if all(listener.hook != hook for listener in self._listeners):
                 self._listeners += (_Listener(hook),)
+                self.active = True
 
     def remove(self, hook: Hook) -> None:
         """Stop calling ``hook``; removing one that is not there changes nothing."""
         with self._lock:
             self._listeners = tuple(listener for listener in self._listeners if listener.hook != hook)
+            self.active = bool(self._listeners)
 
     def emit(self, event: Event) -> None:
         """Hand ``event`` to every hook, in the order in which they were added."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 from ezthrottle_provider.scheduling import State
 
 from .disconnects import Inbox
-from .nested import current
 from .provider import Provider
 from .responses import SMALL_BODY, Delivery
 
@@ -42,7 +41,7 @@ class ASGIFairQueue:
     ``config`` (path, mapping), or a ``provider`` shared with others. Raises ``ConfigError`` with every mistake.
     """
 
-    def __init__(self, app: App, *, provider: Provider | None = None, config: Any = None, **options: Any) -> None:
+    def __init__(self, app: App, /, *, provider: Provider | None = None, config: Any = None, **options: Any) -> None:
         if provider is not None and (config is not None or options):
             raise TypeError("give either a provider, or a config and its keywords")
         self.app = app
@@ -85,13 +84,11 @@ class ASGIFairQueue:
             if inbox is None:
                 return
             receive = inbox.receive
-        if provider.quotas.active:
-            refusal = provider.spend(ticket, policy)
-            if refusal is not None:
-                gate.leave(ticket, 0.0)
-                await answer_refusal(send, refusal)
-                return
-        current.set((provider.marker, ticket.caller))
+        if provider.quotas.active and (refusal := provider.spend(ticket, policy)) is not None:
+            gate.leave(ticket, 0.0)
+            await answer_refusal(send, refusal)
+            return
+        ticket.context = provider  # for what the app may ask of its own request (nested_headers)
         long: _Long | None = None
 
         async def answer(message: Message) -> None:
@@ -173,7 +170,7 @@ class ASGIFairQueue:
             if message["type"] == "lifespan.startup":
                 provider.awake()
             elif message["type"] == "lifespan.shutdown":
-                provider.gate.drain()
+                await asyncio.to_thread(provider.close)  # it writes to a disk
             return message
 
         await self.app(scope, watch, send)
@@ -204,7 +201,11 @@ class ASGIFairQueue:
             if inbox is None:
                 return
             receive = inbox.receive
-        current.set((provider.marker, ticket.caller))
+        if provider.quotas.active and (refusal := provider.spend(ticket, policy)) is not None:
+            gate.leave(ticket, 0.0)
+            await answer_refusal(_denying(scope, send), refusal)
+            return
+        ticket.context = provider
 
         async def answer(message: Message) -> None:
             if message["type"] == "websocket.accept":

@@ -26,7 +26,8 @@ from ezthrottle_provider.customers import (
     key_extractor,
     public_hash,
 )
-from ezthrottle_provider.inbound.resolver import Answer, Resolver
+from ezthrottle_provider.inbound.lookups import Answer
+from ezthrottle_provider.inbound.resolver import Resolver
 from ezthrottle_provider.scheduling.callers import Caller, Terms
 
 __all__ = ["CustomerLike", "Directory", "TierLike"]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Gate", "whose"]
 
+_GRANTED: Final = State.GRANTED
 _TICK_S: Final = 0.25  # how often waiting requests, slow readers and long streams are looked after
 _FORGETTING_S: Final = 0.002  # of every tick, at most
 
@@ -56,8 +57,10 @@ class Gate:
         now = self.clock()
         scheduler = self.scheduler
         with self.lock:
-            ticket = scheduler.submit(now, caller, route=policy.label, factor=policy.cost, pool=policy.pool)
-            if ticket.state is State.GRANTED:
+            ticket = scheduler.submit(
+                now, caller, route=policy.label, factor=policy.cost, pool=policy.pool, priority=policy.priority
+            )
+            if ticket.state is _GRANTED:
                 settled = None
             else:
                 if self.draining:
@@ -65,7 +68,7 @@ class Gate:
                 settled = scheduler.pull(now)  # somebody may have had to make room
         if settled is not None:
             self._wake(settled)
-        if self._hooks:
+        if self._hooks.active:
             self._announce(ticket, now)
         return ticket
 
@@ -75,7 +78,7 @@ class Gate:
         now = self.clock()
         settled = due = None
         with self.lock:
-            if ticket.state is not State.GRANTED:
+            if ticket.state is not _GRANTED:
                 return
             cost = scheduler.finish(now, ticket, cost)
             if scheduler.waiting.count:
@@ -85,7 +88,7 @@ class Gate:
             self._wake(settled)
             if due is not None:
                 self._hurry(due)
-        if self._hooks:
+        if self._hooks.active:
             self._emit_finished(ticket, now, cost)
 
     def abandon(self, ticket: Ticket) -> None:
@@ -99,7 +102,7 @@ class Gate:
             self.leave(ticket)
             return
         self._wake((ticket,))
-        if self._hooks:
+        if self._hooks.active:
             self._hooks.emit(Abandoned(waited_s=now - ticket.submitted_at, **whose(ticket, now)))
 
     def overrule(self, ticket: Ticket) -> None:
@@ -112,7 +115,7 @@ class Gate:
     def detach(self, ticket: Ticket) -> None:
         """Take the slot from a request that goes on without one."""
         with self.lock:
-            if ticket.state is not State.GRANTED or not ticket.holds_slot:
+            if ticket.state is not _GRANTED or not ticket.holds_slot:
                 return
             self.scheduler.detach(ticket)
             settled = self.scheduler.pull(self.clock())
@@ -234,14 +237,14 @@ class Gate:
             wake = ticket.context
             if wake is not None:  # it is None while its waiter is still on its way to wait, and will look first
                 wake()
-            if self._hooks and ticket.state is State.GRANTED:
+            if self._hooks.active and ticket.state is _GRANTED:
                 at = ticket.granted_at
                 self._hooks.emit(Granted(wait_s=at - ticket.submitted_at, **whose(ticket, at)))
 
     def _announce(self, ticket: Ticket, now: float) -> None:
         if ticket.state is State.WAITING:
             self._hooks.emit(Queued(depth=ticket.position + 1, **whose(ticket, now)))
-        elif ticket.state is State.GRANTED and ticket.submitted_at == ticket.granted_at:
+        elif ticket.state is _GRANTED and ticket.submitted_at == ticket.granted_at:
             self._hooks.emit(Granted(wait_s=0.0, **whose(ticket, now)))
 
     def _emit_finished(self, ticket: Ticket, now: float, cost: float) -> None:

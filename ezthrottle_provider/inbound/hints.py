@@ -1,7 +1,12 @@
-"""Hints: when the numbers say that ``max_concurrent`` is set too high or too low, say so, in one line and an event."""
+"""Hints: when the numbers say that the deployment is set up wrong, say so, in one log line and an event.
+
+W010: everybody comes from one private address, which is probably a proxy that nobody told us to trust. W020 and W021:
+``max_concurrent`` is too high (latency rises, the slots never fill) or too low (requests queue, the process idles).
+"""
 
 from __future__ import annotations
 
+import ipaddress
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +24,7 @@ _QUIET_S: Final = 600.0  # the same hint is not repeated sooner
 _SLOWER: Final = 3.0  # times the best window's time per request: latency has risen
 _IDLE_CPU: Final = 0.3
 _OFTEN: Final = 0.5  # of all samples
+_BEHIND_PROXY: Final = 1000  # requests, with several keys, from one private address and from no other
 
 
 class Hints:
@@ -27,6 +33,7 @@ class Hints:
     def __init__(
         self, scheduler: Scheduler, tell: Callable[[Hinted], None], cpu_s: Callable[[], float] = time.process_time
     ) -> None:
+        self.trusts_proxies = False  # follows the config
         self._scheduler = scheduler
         self._tell = tell
         self._cpu_s = cpu_s
@@ -54,6 +61,8 @@ class Hints:
                 busy = (self._cpu_s() - self._cpu_begun) / elapsed
                 for pool in self._scheduler.pools.values():
                     self._judge(pool, now, busy)
+                    if not self.trusts_proxies:
+                        self._look_for_proxy(pool, now)
             self._begin(now)
 
     def _begin(self, now: float) -> None:
@@ -81,7 +90,28 @@ class Hints:
                 f"core. If what is behind it has room too, raise max_concurrent.",
             )
 
+    def _look_for_proxy(self, pool: Pool, now: float) -> None:
+        addresses = pool.strangers.children
+        if len(addresses) != 1 or pool.ring.children:
+            return
+        (flow,) = addresses.values()
+        several_keys = flow.ring is not None and flow.profile is not None and flow.profile.count >= _BEHIND_PROXY
+        if several_keys and _is_private(flow.id.removeprefix("ip:")):
+            self._hint(
+                "W010",
+                now,
+                "all requests come from one private address and trusted_proxies is empty: it is probably a proxy. "
+                "Callers that nobody verified all count as one; name the proxy in trusted_proxies.",
+            )
+
     def _hint(self, key: str, now: float, text: str) -> None:
         if now - self._said.get(key, -_QUIET_S) >= _QUIET_S:
             self._said[key] = now
             self._tell(Hinted(at=now, id=key.partition(":")[0], text=text))
+
+
+def _is_private(address: str) -> bool:
+    try:
+        return ipaddress.ip_network(address, strict=False).is_private
+    except ValueError:  # a unix socket, or a test client
+        return False

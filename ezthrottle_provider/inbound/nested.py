@@ -11,8 +11,8 @@ import hashlib
 import hmac
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from ezthrottle_provider.headers import NESTED_CALL
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ezthrottle_provider.scheduling import Caller
 
-__all__ = ["Marker", "current", "nested_headers"]
+__all__ = ["Marker", "nested_headers"]
 
 _LIFETIME_S: Final = 30.0
 _LONGEST: Final = 1024
@@ -70,17 +70,15 @@ class Marker:
         return hashlib.blake2b(text.encode(), key=key, digest_size=_DIGEST_BYTES, person=b"nested").hexdigest()
 
 
-current: ContextVar[tuple[Marker, Caller] | None] = ContextVar("ezthrottle_request", default=None)
-"""The request that is being served, for ``nested_headers``."""
+def nested_headers(request: Any) -> dict[str, str]:
+    """Return the header to add to calls that the handler of ``request`` makes to its own API; {} outside the queue.
 
-
-def nested_headers() -> dict[str, str]:
-    """Return the header to add to calls that a request handler makes to its own API; {} outside of a request.
-
-    Such calls pass the queue at once and are charged to the customer whose request makes them. Send it to nobody else.
+    ``request`` is the framework's request, or an ASGI scope. Such calls pass the queue at once and are charged to the
+    customer whose request makes them. Send the header to nobody else: whoever has it skips the queue for 30 s.
     """
-    serving = current.get()
-    if serving is None:
+    scope = request if isinstance(request, Mapping) else getattr(request, "scope", {})
+    ticket = scope.get("ezthrottle")
+    if ticket is None:
         return {}
-    marker, caller = serving
-    return {NESTED_CALL.decode(): marker.sign(caller)}
+    marker: Marker = ticket.context.marker
+    return {NESTED_CALL.decode(): marker.sign(ticket.caller)}

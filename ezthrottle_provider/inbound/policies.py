@@ -30,6 +30,7 @@ class Policy:
     cost: float = 1.0
     hold: Hold = "body"
     pool: str = "default"
+    priority: int | None = None  # None: the customer's own
     exempt: bool = False
 
 
@@ -45,8 +46,8 @@ class Policies:
         self._routes = [
             (
                 re.compile(translate(route.path)),
-                frozenset(route.methods or ()),
-                Policy(route.path, route.cost, route.hold, route.pool or "default", route.exempt),
+                frozenset(route.methods),
+                Policy(route.path, route.cost, route.hold, route.pool, route.priority, route.exempt),
             )
             for route in routes
         ]

@@ -86,7 +86,8 @@ class Provider:
         self.room = Room()
         self.streams = Streams(self.config.max_streams)
         self.readers = Readers(self.gate, max_hold=self.config.max_hold, tell=self.tell)
-        self.gate.care += [self.readers.care, Hints(scheduler, self.tell).care]
+        self._hints = Hints(scheduler, self.tell)
+        self.gate.care += [self.readers.care, self._hints.care]
         self.quotas = Quotas(self.config.tiers, usage_db=self.config.usage_db)
         self.directory = self._make_directory(self.config)
         self._apply(self.config)
@@ -156,7 +157,9 @@ class Provider:
     def spend(self, ticket: Ticket, policy: Policy) -> Refusal | None:
         """Count a granted request against its quota; a refusal when that ran out while it waited."""
         left_s = self.quotas.spend(ticket.caller)
-        return None if left_s is None else self._object(ticket.caller, policy, "quota", left_s)
+        if left_s is None or not self.enforce:  # in shadow mode it was reported on arrival
+            return None
+        return self._object(ticket.caller, policy, "quota", left_s)
 
     def overrules(self, ticket: Ticket, scope: Scope) -> bool:
         """Tell whether a request that would have to wait (or be refused) runs all the same."""
@@ -216,7 +219,7 @@ class Provider:
         changed = [key for key in _FIXED if getattr(config, key) != getattr(self.config, key)]
         if changed:
             text = "cannot change while the app runs: restart it"
-            raise ConfigError([Problem("E030", ("inbound", key), "keyword", text) for key in changed])
+            raise ConfigError([Problem("E023", ("inbound", key), "keyword", text) for key in changed])
         if any(getattr(config, key) != getattr(self.config, key) for key in _IDENTITY):
             self.directory = self._make_directory(config)
         else:
@@ -232,6 +235,7 @@ class Provider:
         self.quotas.update(config.tiers)
         self.has_objections = self.quotas.active or any(route.hold != "body" for route in config.routes)
         self.streams.bound = config.max_streams
+        self._hints.trusts_proxies = bool(config.trusted_proxies)
         self.readers.max_hold = config.max_hold
         scheduler = self.gate.scheduler
         with self.gate.lock:

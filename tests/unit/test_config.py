@@ -294,6 +294,16 @@ def test_functions_are_taken_as_they_are_and_references_are_not_imported() -> No
     assert (customer, len, "no_such_module:key") == (config.resolve, config.cost, config.identify)
 
 
+def test_a_path_object_may_name_the_usage_file() -> None:
+    assert "usage.db" == load(environ={}, usage_db=Path("usage.db")).usage_db
+
+
+def test_an_update_keeps_the_tables_that_it_does_not_touch() -> None:
+    config = load({"tiers": {"pro": {"weight": 4}, "free": {"weight": 1}}}, environ={})
+    changed = config.updated(tiers={"pro": {"weight": 8}})
+    assert config.tiers["free"] is changed.tiers["free"]
+
+
 def test_a_reference_resolves_to_what_it_names() -> None:
     assert Path.home == resolve_reference("pathlib:Path.home")
 

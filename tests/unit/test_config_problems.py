@@ -87,6 +87,8 @@ DOUBTS: list[tuple[dict[str, Any], str, str]] = [
     *each("W003", "trust_keys", True),
     *each("W004", "exempt", ["/a", "*"], ["/*"], ["/**"]),
     *each("W005", "client_header", "x-real-ip"),
+    ({"usage_db": "usage.db", "trust_keys": True, "trusted_proxies": ["10.0.0.0/8"]}, "W019", "inbound.usage_db"),
+    ({"usage_db": "usage.db", "identify": "user"}, "W019", "inbound.usage_db"),
     *each("W006", "trusted_proxies", ["0.0.0.0/0"], ["::/0"]),
     *each("W007", "secret", "short"),
     *each("W008", "enforce", False),
@@ -105,7 +107,7 @@ DOUBTS: list[tuple[dict[str, Any], str, str]] = [
     *each("W018", "tiers.default.overage_price", 1),
 ]
 # E001, E002, W007 in a file, W013: from sources, below. E020: resolve_reference. W010: found at run time.
-ELSEWHERE = {"E001", "E002", "E020", "W010", "W013"}
+ELSEWHERE = {"E001", "E002", "E020", "E023", "W010", "W013", "W020", "W021"}
 
 
 def mistakes_of(**options: Any) -> list[tuple[str, str, str]]:
@@ -133,6 +135,7 @@ def test_a_sound_config_raises_no_doubt() -> None:
         "trusted_proxies": ["10.0.0.0/8"],
         "client_header": "x-real-ip",
         "trust_keys": True,
+        "exempt": ["/", "/a*"],
         "redis_url": "redis://h",
         "secret": SECRET,
         "max_concurrent_total": 64,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ezthrottle_provider.customers import Customer
-from ezthrottle_provider.inbound.resolver import (
+from ezthrottle_provider.inbound.lookups import (
     BAD_FOR_S,
     BUSY,
     GOOD_FOR_S,
@@ -20,9 +20,8 @@ from ezthrottle_provider.inbound.resolver import (
     Answer,
     Lookup,
     Lookups,
-    Resolver,
-    _Threads,
 )
+from ezthrottle_provider.inbound.resolver import Resolver, _Threads
 from ezthrottle_provider.testing import FakeClock
 
 ACME = Customer("acme", tier="pro")
