@@ -11,7 +11,6 @@ Three rules hold everywhere below.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
 import ipaddress
 import math
@@ -28,7 +27,6 @@ __all__ = [
     "check_key_strength",
     "hash_key",
     "key_extractor",
-    "load_function",
     "public_hash",
 ]
 
@@ -145,16 +143,22 @@ def check_key_strength(raw: bytes) -> None:
 # Keys
 
 
-def key_extractor(identify: str, *, on_failure: Callable[[str], None] | None = None) -> KeyExtractor:
+def key_extractor(
+    identify: str | Callable[..., Any], *, on_failure: Callable[[str], None] | None = None
+) -> KeyExtractor:
     """The function ``(headers, scope) -> key or None`` for one value of ``identify``.
 
     ``header:NAME`` takes that header's value, ``bearer`` the token of ``Authorization``, ``user`` whoever the framework
-    has authenticated (``scope["user"]``: its middleware must run outside ours), ``module:function`` asks a
-    function of yours with the same arguments, and ``ip`` takes nothing. Header names are lower-case bytes, as ASGI
-    has them. An exception of the user's code is passed to ``on_failure`` by its type's name and means no key.
+    has authenticated (``scope["user"]``: its middleware must run outside ours), and ``ip`` takes nothing. A function is
+    asked with the same arguments. Header names are lower-case bytes, as ASGI has them. An exception of the user's code
+    is passed to ``on_failure`` by its type's name and means no key.
 
-    Raises ``ValueError`` for a spec that is none of these or cannot be imported.
+    Raises ``ValueError`` for a spec that is none of these, or a function that is async.
     """
+    if not isinstance(identify, str):
+        if is_async(identify):
+            raise ValueError("identify is async; only resolve may be")
+        return _guarded(identify, on_failure)
     if identify == "ip":
         return lambda headers, scope: None
     if identify == "bearer":
@@ -164,29 +168,7 @@ def key_extractor(identify: str, *, on_failure: Callable[[str], None] | None = N
     kind, _, name = identify.partition(":")
     if kind == "header":
         return _header_value(name)
-    if not name:
-        raise ValueError('identify must be "header:NAME", "bearer", "ip", "user" or "module:function"')
-    function = load_function(identify)
-    if is_async(function):
-        raise ValueError(f"identify = {identify!r} is async; only resolve may be")
-    return _guarded(function, on_failure)
-
-
-def load_function(spec: str) -> Callable[..., Any]:
-    """The callable that ``module:function`` names; raises ``ValueError`` when there is none."""
-    module_name, _, path = spec.partition(":")
-    if not module_name or not path:
-        raise ValueError(f"{spec!r} is not of the form module:function")
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in path.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"cannot import {spec!r}: {error}") from error
-    if not callable(found):
-        raise ValueError(f"{spec!r} is not callable")
-    function: Callable[..., Any] = found
-    return function
+    raise ValueError('identify must be "header:NAME", "bearer", "ip", "user" or a function')
 
 
 def is_async(function: Callable[..., Any]) -> bool:

@@ -20,7 +20,7 @@ from tests.fairness.lag import Lag
 
 __all__ = ["main"]
 
-GRANTS_PER_RUN = 20_000  # many cold starts rather than few long runs: that is where costs are least known
+GRANTS_PER_RUN = 10_000  # many cold starts rather than few long runs: that is where costs are least known
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from ezthrottle_provider.headers import Advice, Policy, render
+from ezthrottle_provider.scheduling import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -46,25 +47,33 @@ class Advisor:
     lock: what it says is advice, and a number that is a moment old is as good.
     """
 
-    def __init__(self, families: tuple[str, ...], quota_policies: Callable[[Caller], Iterable[Policy]]) -> None:
+    def __init__(
+        self,
+        families: tuple[str, ...],
+        quota_policies: Callable[[Caller], Iterable[Policy]],
+        clock: Callable[[], float],
+    ) -> None:
         self.families = families
         self._quota_policies = quota_policies
+        self._clock = clock
 
-    def headers(self, ticket: Ticket, now: float) -> Headers:
+    def headers(self, ticket: Ticket) -> Headers:
         """Return the header pairs for a response to this ticket's customer."""
-        shown = ticket.flow.customer.context
-        if shown is None or now >= shown.until:
-            shown = self.refresh(ticket.caller, ticket.flow.customer, ticket.pool, now)
-        headers: Headers = shown.headers
-        return headers
+        shown: Shown | None = ticket.flow.customer.context
+        if shown is None or self._clock() >= shown.until:
+            shown = self.refresh(ticket)
+        return shown.headers
 
     def for_caller(self, caller: Caller) -> Headers:
         """Return what a caller is told that never got as far as the queue: the policies of its quota."""
         return tuple(render_limits(tuple(self._quota_policies(caller)), self.families))
 
-    def refresh(self, caller: Caller, customer: Flow, pool: Pool, now: float) -> Shown:
-        """Compute a customer's advice afresh and remember it."""
-        rps, max_concurrent = entitlement(customer, pool)
+    def refresh(self, ticket: Ticket) -> Shown:
+        """Compute the advice for a ticket's customer afresh, and remember it."""
+        now = self._clock()
+        caller, customer = ticket.caller, ticket.flow.customer
+        first_cost = (now - ticket.granted_at) * ticket.factor if ticket.state is State.GRANTED else 0.0
+        rps, max_concurrent = entitlement(customer, ticket.pool, first_cost=first_cost)
         before: Shown | None = customer.context
         if before is not None and rps > before.rps:
             rps = min(rps, before.rps * 2.0 ** (now - before.at))
@@ -88,12 +97,15 @@ class Advisor:
         return tuple(policies)
 
 
-def entitlement(customer: Flow, pool: Pool) -> tuple[float, int]:
-    """Return a customer's (requests per second, requests in flight) while all who had demand lately compete."""
+def entitlement(customer: Flow, pool: Pool, *, first_cost: float = 0.0) -> tuple[float, int]:
+    """Return a customer's (requests per second, requests in flight) while all who had demand lately compete.
+
+    ``first_cost`` is what the first request of a newcomer has cost so far: nothing else is known of it.
+    """
     terms = customer.terms
     slots = pool.slots * pool.share(customer).part
     profile = customer.profile
-    mean = profile.charged if profile is not None and profile.count else pool.charged or pool.mean
+    mean = profile.charged if profile is not None and profile.count else max(first_cost, pool.mean)
     rps = slots * pool.turnover() / mean if mean > 0.0 else float(pool.slots)
     if terms.rps is not None and terms.rps < rps:
         rps = terms.rps

@@ -57,39 +57,29 @@ class ASGIFairQueue:
             await self.app(scope, receive, send)
             return
         gate = provider.gate
+        ticket = refusal = inbox = None
+        long: _Long | None = None
         try:
-            policy = provider.policies.match(scope["method"], scope["path"])
-            if policy.exempt or (scope["method"] == "OPTIONS" and is_preflight(scope)):
-                ticket = None
-            else:
+            method = scope["method"]
+            policy = provider.policies.match(method, scope["path"])
+            if not policy.exempt and not (method == "OPTIONS" and is_preflight(scope)):
                 caller = provider.caller(scope)
                 if caller is None:
                     caller = await provider.find(scope)
-                refusal = provider.objection(caller, policy) if provider.has_objections else None
-                if refusal is not None:
-                    await answer_refusal(send, refusal)
-                    return
-                ticket = scope[_MARK] = gate.enter(caller, policy)
-                if gate.dormant:
-                    provider.awake()
+                if provider.has_objections:
+                    refusal = provider.objection(caller, policy)
+                if refusal is None:
+                    ticket = scope[_MARK] = gate.enter(caller, policy)
+                    if gate.dormant:
+                        provider.awake()
         except Exception as error:  # the limiter's own failure must never take the API down: the request passes
             provider.failed("enter", error)
-            ticket = None
         if ticket is None:
-            await self.app(scope, receive, send)
+            if refusal is None:
+                await self.app(scope, receive, send)
+            else:
+                await answer_refusal(send, refusal)
             return
-        inbox = None
-        if ticket.state is not _GRANTED:
-            inbox = await self._turn(ticket, scope, receive, send)
-            if inbox is None:
-                return
-            receive = inbox.receive
-        if provider.quotas.active and (refusal := provider.spend(ticket, policy)) is not None:
-            gate.leave(ticket, 0.0)
-            await answer_refusal(send, refusal)
-            return
-        ticket.context = provider  # for what the app may ask of its own request (nested_headers)
-        long: _Long | None = None
 
         async def answer(message: Message) -> None:
             nonlocal long
@@ -104,7 +94,10 @@ class ASGIFairQueue:
                 await long.send(send, message, scope)
             elif kind == "http.response.start":
                 try:
-                    message["headers"] = [*message.get("headers", ()), *provider.advisor.headers(ticket, gate.clock())]
+                    shown = ticket.flow.customer.context
+                    if shown is None or gate.clock() >= shown.until:
+                        shown = provider.advisor.refresh(ticket)
+                    message = {**message, "headers": [*message.get("headers", ()), *shown.headers]}
                     if provider.priced:
                         scope["ezthrottle.response"] = message
                 except Exception as error:  # as above: a header may not cost anybody a response
@@ -113,37 +106,47 @@ class ASGIFairQueue:
             else:
                 await send(message)
 
-        if policy.hold == "none":
-            long = _Long(provider, ticket, "none")
         try:
+            if ticket.state is not _GRANTED:
+                inbox = await self._turn(ticket, scope, receive, send)
+                if inbox is None:
+                    return
+                receive = inbox.receive
+            if provider.quotas.active and (refusal := provider.spend(ticket, policy)) is not None:
+                gate.leave(ticket, 0.0)
+                await answer_refusal(send, refusal)
+                return
+            if policy.hold == "none":
+                long = _Long(provider, ticket, "none")
+            ticket.context = provider  # for what the app may ask of its own request (nested_headers)
             await self.app(scope, receive, answer)
-        except Exception:  # not ours: it goes on to the server
-            if (
-                long is None or not long.closed
-            ):  # else it is our own ReaderTooSlowError, as the app's framework wraps it
+        except Exception:  # the app's own goes on to the server; but not our ReaderTooSlowError, however wrapped
+            if long is None or not long.closed:
                 raise
         finally:
             if ticket.state is _GRANTED:
                 gate.leave(ticket, provider.price(ticket, scope) if provider.priced else None)
             if long is not None:
-                long.end()
+                provider.readers.done(long.delivery)
             if inbox is not None:
                 inbox.close()
+            if policy.hold != "body" and caller is not None:
+                provider.streams.close(caller.customer)  # not the ticket's: a nested call may have been transferred
 
     async def _turn(self, ticket: Ticket, scope: Scope, receive: Receive, send: Send) -> Inbox | None:
         """Wait for the turn of a request that was not granted at once; None when it was answered or its client left."""
         provider = self.provider
         gate = provider.gate
         inbox = Inbox(receive, provider.room, lambda: gate.abandon(ticket))
-        if provider.overrules(ticket, scope):
-            gate.overrule(ticket)
-        elif ticket.state is State.WAITING:
-            try:
+        try:
+            if provider.overrules(ticket, scope):
+                gate.overrule(ticket)
+            elif ticket.state is State.WAITING:
                 await gate.wait(ticket, inbox.watch)
-            except asyncio.CancelledError:
-                inbox.close()
-                raise
-            inbox.stop()
+                inbox.stop()
+        except BaseException:  # cancelled, or closed by the interpreter
+            inbox.close()
+            raise
         state = ticket.state
         if state is _GRANTED:
             return inbox
@@ -168,6 +171,7 @@ class ASGIFairQueue:
         async def watch() -> Message:
             message = await receive()
             if message["type"] == "lifespan.startup":
+                provider.gate.draining = False
                 provider.awake()
             elif message["type"] == "lifespan.shutdown":
                 await asyncio.to_thread(provider.close)  # it writes to a disk
@@ -179,96 +183,78 @@ class ASGIFairQueue:
         """Gate the handshake; what comes after it holds no slot, and only counts against the customer's streams."""
         provider = self.provider
         gate = provider.gate
+        ticket = refusal = inbox = None
         try:
             policy = provider.policies.match("GET", scope["path"])
-            ticket = None
             if not policy.exempt:
                 caller = provider.caller(scope) or await provider.find(scope)
                 refusal = provider.objection(caller, policy, stream=True)
-                if refusal is not None:
-                    await answer_refusal(_denying(scope, send), refusal)
-                    return
-                ticket = scope[_MARK] = gate.enter(caller, policy)
-                provider.awake()
+                if refusal is None:
+                    ticket = scope[_MARK] = gate.enter(caller, policy)
+                    provider.awake()
         except Exception as error:  # as for HTTP: the connection passes
             provider.failed("enter", error)
-            ticket = None
         if ticket is None:
-            await self.app(scope, receive, send)
+            if refusal is None:
+                await self.app(scope, receive, send)
+            else:
+                await answer_refusal(_denying(scope, send), refusal)
             return
-        if ticket.state is not _GRANTED:
-            inbox = await self._turn(ticket, scope, receive, _denying(scope, send))
-            if inbox is None:
-                return
-            receive = inbox.receive
-        if provider.quotas.active and (refusal := provider.spend(ticket, policy)) is not None:
-            gate.leave(ticket, 0.0)
-            await answer_refusal(_denying(scope, send), refusal)
-            return
-        ticket.context = provider
 
         async def answer(message: Message) -> None:
             if message["type"] == "websocket.accept":
-                message["headers"] = [*message.get("headers", ()), *provider.advisor.headers(ticket, gate.clock())]
+                message = {**message, "headers": [*message.get("headers", ()), *provider.advisor.headers(ticket)]}
             await send(message)
             gate.leave(ticket)
 
-        customer = ticket.customer
-        provider.streams.open(customer)
         try:
+            if ticket.state is not _GRANTED:
+                inbox = await self._turn(ticket, scope, receive, _denying(scope, send))
+                if inbox is None:
+                    return
+                receive = inbox.receive
+            if provider.quotas.active and (refusal := provider.spend(ticket, policy)) is not None:
+                gate.leave(ticket, 0.0)
+                await answer_refusal(_denying(scope, send), refusal)
+                return
+            ticket.context = provider
             await self.app(scope, receive, answer)
         finally:
             gate.leave(ticket)
-            provider.streams.close(customer)
+            if inbox is not None:
+                inbox.close()
+            provider.streams.close(caller.customer)
 
 
 class _Long:
     """The part of a response that takes more than one small message: how long it keeps its slot."""
 
-    __slots__ = ("_customer", "_delivery", "_hold", "_provider", "_streaming", "_ticket")
+    __slots__ = ("_hold", "_provider", "_ticket", "delivery")
 
     def __init__(self, provider: Provider, ticket: Ticket, hold: str) -> None:
         self._provider = provider
         self._ticket = ticket
         self._hold = hold
-        self._customer = ticket.customer
-        self._streaming = False
-        self._delivery = Delivery(provider.readers, ticket, provider.gate.clock())
+        self.delivery = Delivery(provider.readers, ticket, provider.gate.clock())
         if hold == "none":
-            self._release()
+            provider.gate.leave(ticket)
 
     @property
     def closed(self) -> bool:
         """Whether we closed it ourselves, because its client reads too slowly."""
-        return self._delivery.closed
+        return self.delivery.closed
 
     async def send(self, send: Send, message: Message, scope: Scope) -> None:
         """Send a body message; the slot goes back when its hold says so."""
         provider, ticket = self._provider, self._ticket
-        if ticket.state is _GRANTED:
-            if provider.gate.dormant:
-                provider.awake()
-            await self._delivery.send(send, message)
-        else:
-            await send(message)
         if ticket.state is not _GRANTED:
+            await send(message)
             return
-        if not message.get("more_body", False):
+        if provider.gate.dormant:
+            provider.awake()
+        await self.delivery.send(send, message)
+        if not message.get("more_body", False) or (self._hold == "first-byte" and message.get("body")):
             provider.gate.leave(ticket, provider.price(ticket, scope) if provider.priced else None)
-        elif self._hold == "first-byte" and message.get("body"):
-            self._release()
-
-    def end(self) -> None:
-        """The response is over, however it ended."""
-        self._provider.readers.done(self._delivery)
-        if self._streaming:
-            self._streaming = False
-            self._provider.streams.close(self._customer)
-
-    def _release(self) -> None:
-        self._streaming = True
-        self._provider.streams.open(self._customer)
-        self._provider.gate.leave(self._ticket)
 
 
 async def answer_refusal(send: Send, refusal: Refusal) -> None:

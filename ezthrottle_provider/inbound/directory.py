@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from itertools import islice
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from ezthrottle_provider.customers import (
@@ -97,7 +97,7 @@ class Directory:
     def __init__(
         self,
         *,
-        identify: str,
+        identify: str | Callable[..., Any],
         secret: bytes,
         trust_keys: bool = False,
         resolve: Callable[[str], Customer | None] | Callable[[str], Awaitable[Customer | None]] | None = None,

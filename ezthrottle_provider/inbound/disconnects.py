@@ -54,8 +54,9 @@ class Inbox:
 
     def watch(self) -> None:
         """Begin to read ahead, until the client is gone or the bound is reached."""
-        self._watching = True
-        self._read()
+        self._watching = self._room.left()
+        if self._watching:
+            self._read()
 
     def stop(self) -> None:
         """End the watch: from now on only the app reads."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import deque
+from math import inf
 from typing import TYPE_CHECKING, Final, TypedDict
 
 from ezthrottle_provider.instrumentation import Abandoned, Finished, Granted, Queued
@@ -30,7 +32,8 @@ __all__ = ["Gate", "whose"]
 
 _GRANTED: Final = State.GRANTED
 _TICK_S: Final = 0.25  # how often waiting requests, slow readers and long streams are looked after
-_FORGETTING_S: Final = 0.002  # of every tick, at most
+_BUSY_TICK_S: Final = 0.01  # while there is much to forget
+_FORGETTING_STEPS: Final = 500  # of every tick, at most: about 2 ms
 
 
 class Gate:
@@ -60,13 +63,12 @@ class Gate:
             ticket = scheduler.submit(
                 now, caller, route=policy.label, factor=policy.cost, pool=policy.pool, priority=policy.priority
             )
-            if ticket.state is _GRANTED:
-                settled = None
-            else:
+            settled = None
+            if ticket.state is not _GRANTED:
                 if self.draining:
                     scheduler.refuse_all(now, "draining")
                 settled = scheduler.pull(now)  # somebody may have had to make room
-        if settled is not None:
+        if settled:
             self._wake(settled)
         if self._hooks.active:
             self._announce(ticket, now)
@@ -84,10 +86,10 @@ class Gate:
             if scheduler.waiting.count:
                 settled = scheduler.pull(now)
                 due = scheduler.next_due()
-        if settled is not None:
+        if settled:
             self._wake(settled)
-            if due is not None:
-                self._hurry(due)
+        if due is not None:
+            self._hurry(due)
         if self._hooks.active:
             self._emit_finished(ticket, now, cost)
 
@@ -109,8 +111,11 @@ class Gate:
         """Let a waiting or refused request run at once, charged like any other."""
         now = self.clock()
         with self.lock:
-            if ticket.state is State.WAITING or ticket.state is State.REFUSED:
-                self.scheduler.overrule(now, ticket)
+            if ticket.state is not State.WAITING and ticket.state is not State.REFUSED:
+                return
+            self.scheduler.overrule(now, ticket)
+        if self._hooks.active:
+            self._emit_granted(ticket)
 
     def detach(self, ticket: Ticket) -> None:
         """Take the slot from a request that goes on without one."""
@@ -143,7 +148,7 @@ class Gate:
         self.ticker(loop).hurry(due)
         try:
             await future
-        except asyncio.CancelledError:
+        except BaseException:  # cancelled, or closed by the interpreter: the place must not be lost with the task
             self.abandon(ticket)
             raise
 
@@ -182,6 +187,26 @@ class Gate:
             settled = self.scheduler.pull(now)
         self._wake(settled)
 
+    def _wake(self, settled: Iterable[Ticket]) -> None:
+        """Wake those whose tickets were settled; where nobody is left to wake, the slot goes on to the next."""
+        todo = deque(settled)
+        while todo:
+            ticket = todo.popleft()
+            if self._hooks.active and ticket.state is _GRANTED:
+                self._emit_granted(ticket)
+            wake = ticket.context  # None while its waiter is still on its way to wait, and will look first
+            if wake is not None and wake() is False:
+                todo.extend(self._bury(ticket))
+
+    def _bury(self, ticket: Ticket) -> list[Ticket]:
+        """Take back what was granted to a task whose event loop is gone; return whom that settled."""
+        now = self.clock()
+        with self.lock:
+            if ticket.state is not _GRANTED:
+                return []
+            self.scheduler.finish(now, ticket, 0.0)
+            return self.scheduler.pull(now)
+
     # -- time ----------------------------------------------------------------------------------------------------
 
     def ticker(self, loop: asyncio.AbstractEventLoop) -> _Ticker:
@@ -204,12 +229,19 @@ class Gate:
             care(now)
         scheduler = self.scheduler
         more = True
-        while more and self.clock() - now < _FORGETTING_S:
+        for _ in range(_FORGETTING_STEPS):
             with self.lock:
                 more = scheduler.housekeep(now)
+            if not more:
+                break
+        if more:
+            return _BUSY_TICK_S
         if due is not None:
             return min(_TICK_S, max(0.0, due - now))
-        return _TICK_S if more or any(pool.in_flight or pool.streams for pool in scheduler.pools.values()) else None
+        if any(pool.in_flight or pool.streams for pool in scheduler.pools.values()):
+            return _TICK_S
+        litter_at = scheduler.litter_at()
+        return max(_TICK_S, litter_at - now) if litter_at < inf else None
 
     def _watch(self, now: float) -> None:
         """Begin to look out for disconnects where a request has waited for a while."""
@@ -232,30 +264,19 @@ class Gate:
 
     # -- telling -------------------------------------------------------------------------------------------------
 
-    def _wake(self, settled: Iterable[Ticket]) -> None:
-        for ticket in settled:
-            wake = ticket.context
-            if wake is not None:  # it is None while its waiter is still on its way to wait, and will look first
-                wake()
-            if self._hooks.active and ticket.state is _GRANTED:
-                at = ticket.granted_at
-                self._hooks.emit(Granted(wait_s=at - ticket.submitted_at, **whose(ticket, at)))
-
     def _announce(self, ticket: Ticket, now: float) -> None:
         if ticket.state is State.WAITING:
             self._hooks.emit(Queued(depth=ticket.position + 1, **whose(ticket, now)))
         elif ticket.state is _GRANTED and ticket.submitted_at == ticket.granted_at:
-            self._hooks.emit(Granted(wait_s=0.0, **whose(ticket, now)))
+            self._emit_granted(ticket)
+
+    def _emit_granted(self, ticket: Ticket) -> None:
+        at = ticket.granted_at
+        self._hooks.emit(Granted(wait_s=at - ticket.submitted_at, **whose(ticket, at)))
 
     def _emit_finished(self, ticket: Ticket, now: float, cost: float) -> None:
-        self._hooks.emit(
-            Finished(
-                cost=cost,
-                held_s=now - ticket.granted_at,
-                wait_s=ticket.granted_at - ticket.submitted_at,
-                **whose(ticket, now),
-            )
-        )
+        held_s, wait_s = now - ticket.granted_at, ticket.granted_at - ticket.submitted_at
+        self._hooks.emit(Finished(cost=cost, held_s=held_s, wait_s=wait_s, **whose(ticket, now)))
 
 
 class _LoopWaker:
@@ -271,15 +292,18 @@ class _LoopWaker:
         self._thread = threading.get_ident()
         self.watch = watch
 
-    def __call__(self) -> None:
-        self.call(self._set)
+    def __call__(self) -> bool:
+        return self.call(self._set)
 
-    def call(self, function: Callable[[], None]) -> None:
-        """Call something in the task's own thread."""
+    def call(self, function: Callable[[], None]) -> bool:
+        """Call something in the task's own thread; False when its loop is gone, and the task with it."""
+        if self._loop.is_closed():
+            return False
         if threading.get_ident() == self._thread:
             function()
-        elif not self._loop.is_closed():
+        else:
             self._loop.call_soon_threadsafe(function)
+        return True
 
     def _set(self) -> None:
         if not self._future.done():
@@ -308,11 +332,11 @@ class _Ticker:
 
     def hurry(self, due: float | None) -> None:
         """Tick at ``due`` (gate's clock) if that is sooner than planned; may be called from any thread."""
-        if due is None or due >= self._at:
+        if due is None or due >= self._at or self._loop.is_closed():
             return
         if threading.get_ident() == self._thread:
             self._plan(due)
-        elif not self._loop.is_closed():
+        else:
             self._loop.call_soon_threadsafe(self._plan, due)
 
     def _plan(self, at: float) -> None:

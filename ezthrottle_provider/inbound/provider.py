@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ezthrottle_provider.config import InboundConfig, load, resolve_reference
+from ezthrottle_provider.customers import is_async
 from ezthrottle_provider.errors import ConfigError, Problem
 from ezthrottle_provider.instrumentation import (
     ConfigReloaded,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 __all__ = ["Provider"]
 
 _DEFAULT_SLOTS: Final = 32
+_STREAM_WAIT_S: Final = 5.0  # nobody can predict when a stream ends; long enough not to be a storm
 _FIXED: Final = ("cost", "redis_url", "namespace", "usage_db", "secret")  # a restart is needed to change these
 _IDENTITY: Final = ("identify", "trust_keys", "resolve", "trusted_proxies", "client_header")
 
@@ -134,8 +136,9 @@ class Provider:
         directory = self.directory
         headers = scope["headers"]
         client = scope.get("client")
-        address = directory.address_of(client[0] if client else None, headers)
-        return directory.caller(directory.key_of(headers, scope), address)
+        return directory.caller(
+            directory.key_of(headers, scope), directory.address_of(client[0] if client else None, headers)
+        )
 
     async def find(self, scope: Scope) -> Caller:
         """Ask the user's ``resolve`` whose request this is."""
@@ -146,13 +149,17 @@ class Provider:
         return await directory.find(directory.key_of(headers, scope), address)
 
     def objection(self, caller: Caller, policy: Policy, *, stream: bool = False) -> Refusal | None:
-        """Return why a request may not even queue: its quota is used up, or it would be one stream too many."""
-        if (stream or policy.hold != "body") and self.streams.full(caller.customer):
-            return self._object(caller, policy, "max_streams", 5.0)
+        """Return why a request may not even queue: its quota is used up, or it would be one stream too many.
+
+        A stream (WebSocket, or a hold other than "body") that meets no objection is counted: ``streams.close`` it.
+        """
         left_s = self.quotas.exhausted(caller)
-        if left_s is not None:
-            return self._object(caller, policy, "quota", left_s)
-        return None
+        refusal = None if left_s is None else self._object(caller, policy, "quota", left_s)
+        if refusal is None and (stream or policy.hold != "body") and not self.streams.open(caller.customer):
+            refusal = self._object(caller, policy, "max_streams", _STREAM_WAIT_S)
+            if refusal is None:  # shadow mode: it is let in all the same
+                self.streams.open(caller.customer, force=True)
+        return refusal
 
     def spend(self, ticket: Ticket, policy: Policy) -> Refusal | None:
         """Count a granted request against its quota; a refusal when that ran out while it waited."""
@@ -181,7 +188,7 @@ class Provider:
             wait_s=ticket.predicted_s,
             position=ticket.position + 1,
             status=503 if nobody_can else 429,
-            headers=self.advisor.headers(ticket, self.gate.clock()),
+            headers=self.advisor.headers(ticket),
         )
         self.tell(self._refused(ticket, refusal.retry_after_s, enforced=True))
         return refusal
@@ -231,7 +238,7 @@ class Provider:
         self.enabled = config.enabled
         self.enforce = config.enforce
         self.policies = Policies(config.routes, config.exempt)
-        self.advisor = Advisor(config.headers, self.quotas.policies)
+        self.advisor = Advisor(config.headers, self.quotas.policies, self._clock)
         self.quotas.update(config.tiers)
         self.has_objections = self.quotas.active or any(route.hold != "body" for route in config.routes)
         self.streams.bound = config.max_streams
@@ -256,9 +263,11 @@ class Provider:
         return {"default": slots, **{name: pool.max_concurrent for name, pool in config.pools.items()}}
 
     def _make_directory(self, config: InboundConfig) -> Directory:
-        resolve = config.resolve
+        resolve, identify = config.resolve, _function_or_word(config.identify)
+        if callable(identify) and is_async(identify):
+            raise ConfigError([Problem("E020", ("inbound", "identify"), "keyword", "is async; only resolve may be")])
         return Directory(
-            identify=config.identify,
+            identify=identify,
             secret=self._secret,
             trust_keys=config.trust_keys,
             resolve=resolve_reference(resolve, key="resolve") if isinstance(resolve, str) else resolve,
@@ -326,3 +335,10 @@ class Provider:
         """Put a nested call on the account of the customer whose request makes it, if it is known in this process."""
         with self.gate.lock:
             self.gate.scheduler.transfer(self.gate.clock(), ticket, customer, verified)
+
+
+def _function_or_word(identify: str) -> Any:
+    """Return the function that ``module:function`` names; any other value of ``identify`` as it is."""
+    if ":" in identify and not identify.startswith("header:"):
+        return resolve_reference(identify, key="identify")
+    return identify

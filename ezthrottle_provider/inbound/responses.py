@@ -47,14 +47,13 @@ class Streams:
         self._open: Counter[str] = Counter()
         self._lock = Lock()
 
-    def full(self, customer: str) -> bool:
-        """Tell whether a customer may open no more."""
-        return self._open[customer] >= self.bound if self._open else False
-
-    def open(self, customer: str) -> None:
-        """Count one in."""
+    def open(self, customer: str, *, force: bool = False) -> bool:
+        """Count one in, unless the customer may open no more (and is not let in all the same: ``force``)."""
         with self._lock:
+            if self._open[customer] >= self.bound and not force:
+                return False
             self._open[customer] += 1
+            return True
 
     def close(self, customer: str) -> None:
         """Count one out."""

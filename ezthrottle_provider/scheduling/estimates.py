@@ -38,6 +38,8 @@ class Profile:
             if not route:
                 return
             routes = self.routes = {}
+        elif count & 3 and count > _ROUTE_SPAN:
+            return  # every fourth tells as much about a route that is used often
         known = routes.get(route)
         if known is not None:
             routes[route] = known + (cost - known) / (count if count < _ROUTE_SPAN else _ROUTE_SPAN)

@@ -12,6 +12,8 @@ until housekeeping meets it there: a client with one thread would otherwise move
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
+from itertools import islice
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from .backlog import Backlog
@@ -29,6 +31,9 @@ DEMAND_WINDOW_S: Final = 2.0
 # A known, verified customer that used less than its share may be served about three of its requests ahead of its turn.
 # Measured: beside 100 floods the p99 wait of a Poisson customer at a quarter of its share fell from 418 to 64 ms.
 MOST_CREDIT: Final = 3
+_SAMPLE_S: Final = 0.05  # how long a sample of the clock's speed is, at least
+_COMPETITION_GAP_S: Final = 1.0
+_SEARCH: Final = 64
 _HOUSEKEEPING_STEPS: Final = 4  # per request; one request makes at most one flow idle, so the backlog of them shrinks
 
 
@@ -154,6 +159,7 @@ class Ring:
     """The flows of one level, the order in which their turns come, and the clock that places those who arrive."""
 
     __slots__ = (
+        "_clocked_at",
         "_rounds",
         "_speed_at",
         "_speed_v",
@@ -166,6 +172,7 @@ class Ring:
         "demand",
         "filed",
         "idle",
+        "litter_at",
         "owing",
         "per_quantum",
         "speed",
@@ -186,8 +193,9 @@ class Ring:
         self.demand = 0.0  # the same, and those that did in the last DEMAND_WINDOW_S
         self.idle = Fifo()
         self.owing = Fifo()
+        self.litter_at = inf  # when there may be something to forget
         self.speed = 0.0  # measured growth of v per second while there is competition
-        self._speed_at = 0.0
+        self._speed_at = self._clocked_at = 0.0
         self._speed_v = v
 
     # -- order ---------------------------------------------------------------------------------------------------
@@ -201,6 +209,12 @@ class Ring:
                 return bucket.first
             heappop(rounds)
         return None
+
+    def latest(self) -> Flow | None:
+        """Return a flow whose turn comes late, or at least one with something waiting."""
+        if self.buckets:
+            return next(reversed(self.buckets.values())).last
+        return next((flow for flow in islice(self.children.values(), _SEARCH) if flow.waiting), None)  # all are parked
 
     def file(self, flow: Flow, round_: int) -> None:
         """Put a flow that may be picked at the end of a round."""
@@ -278,21 +292,14 @@ class Ring:
         """Note that a flow neither waits nor runs any more."""
         flow.idle_since = now
         if flow.home is None:
-            flow.listed_at = now
-            self.idle.append(flow)
+            self._list(flow, now)
         self.busy_count -= 1
         self.busy = self.busy - flow.counted if self.busy_count else 0.0
 
-    def adopt(self, flow: Flow, now: float) -> None:
-        """Put a flow whose first request was refused where it is forgotten."""
+    def disown(self, flow: Flow) -> None:
+        """Forget a flow at once whose first request was refused: refused newcomers leave nothing behind."""
         if flow.home is None and not flow.waiting and not flow.running:
-            flow.idle_since = flow.listed_at = now
-            self.idle.append(flow)
-
-    def litter(self, now: float) -> bool:
-        """Tell whether there may be something to forget."""
-        flow = self.idle.first
-        return self.owing.first is not None or (flow is not None and now - flow.listed_at >= DEMAND_WINDOW_S)
+            del self.children[flow.id]
 
     def housekeep(self, now: float) -> list[Flow]:
         """Forget flows whose demand and debt have passed; a bounded step, so that no request pays for a crowd.
@@ -312,8 +319,7 @@ class Ring:
             if flow.running or flow.waiting:
                 continue  # it is back; when it ends it will be listed again
             if now - flow.idle_since < DEMAND_WINDOW_S:
-                flow.listed_at = flow.idle_since
-                self.idle.append(flow)
+                self._list(flow, flow.idle_since)
                 continue
             self.demand -= flow.counted
             flow.counted = 0.0
@@ -321,25 +327,42 @@ class Ring:
                 self.demand = 0.0  # sums of floats drift; this is where they are exact again
             if (
                 flow.parked == Parked.NOT
-                and flow.tag <= self.v - credit_of(flow)
+                and flow.tag + credit_of(flow) <= self.v
                 and (flow.pace is None or flow.pace.idle(now))
             ):
                 del self.children[flow.id]
                 dropped.append(flow)
             else:
                 self.owing.append(flow)
+        first = self.idle.first
+        if self.owing.first is not None:
+            self.litter_at = now
+        else:
+            self.litter_at = first.listed_at + DEMAND_WINDOW_S if first is not None else inf
         return dropped
 
+    def _list(self, flow: Flow, at: float) -> None:
+        """Have housekeeping look at a flow when the demand that it had at a time no longer counts."""
+        flow.listed_at = at
+        self.idle.append(flow)
+        if self.litter_at == inf:
+            self.litter_at = at + DEMAND_WINDOW_S
+
     def clock(self, now: float) -> None:
-        """Measure how fast the clock runs, for predictions; sampled at most every 50 ms of competition."""
-        elapsed = now - self._speed_at
-        if elapsed < 0.05:
+        """Measure how fast the clock runs, for predictions; call it while there is competition.
+
+        Sampled at most every 50 ms, and only when the clock has moved: it may stand for a while although others wait,
+        and a speed of nearly nothing would predict that nobody is ever served.
+        """
+        if now - self._clocked_at > _COMPETITION_GAP_S:
+            self._speed_at, self._speed_v = now, self.v  # what it did meanwhile was no competition
+        self._clocked_at = now
+        elapsed, moved = now - self._speed_at, self.v - self._speed_v
+        if elapsed < _SAMPLE_S or moved * self.per_quantum < 1.0:
             return
-        if elapsed < 1.0:
-            rate = (self.v - self._speed_v) / elapsed
-            self.speed += (rate - self.speed) * (min(1.0, 2.0 * elapsed) if self.speed else 1.0)
-        self._speed_at = now
-        self._speed_v = self.v
+        rate = moved / elapsed
+        self.speed += (rate - self.speed) * (min(1.0, 2.0 * elapsed) if self.speed else 1.0)
+        self._speed_at, self._speed_v = now, self.v
 
 
 def credit_of(flow: Flow) -> float:

@@ -15,6 +15,7 @@ from .pacing import Pace
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .callers import Terms
     from .pools import Pool
 
 __all__ = ["Parking"]
@@ -27,7 +28,8 @@ class Parking:
 
     def __init__(self, pools: Mapping[str, Pool]) -> None:
         self._pools = pools
-        self._timers: list[tuple[float, int, Flow, Pool]] = []  # a heap; a flow has one entry at most
+        # A heap of (when, number, what ends, whom, where); per flow one pace at most, and one entry per slow reader.
+        self._timers: list[tuple[float, int, int, Flow, Pool]] = []
         self._number = 0
 
     def obstacle(self, now: float, customer: Flow, pool: Pool) -> int:
@@ -62,8 +64,7 @@ class Parking:
         if obstacle == Parked.PACE:
             rps = customer.terms.rps
             assert rps is not None
-            self._number += 1
-            heappush(self._timers, (self.pace_of(customer).ready_at(rps), self._number, customer, pool))
+            self._set_timer(self.pace_of(customer).ready_at(rps), Parked.PACE, customer, pool)
 
     def unpark(self, flow: Flow, pool: Pool) -> None:
         """Let a customer (or the group of strangers) stand again, if something of it waits."""
@@ -75,6 +76,20 @@ class Parking:
                 pool.ring.place(flow, 0.0)
         elif flow.waiting:
             pool.stand(flow)
+
+    def restrain(self, top: Flow, pool: Pool, until: float) -> None:
+        """Hold a verified customer, or the group of strangers, to a quarter of the slots until a time."""
+        top.slow_until = until
+        pool.restrained = True
+        self._set_timer(until, Parked.SLOW, top, pool)
+
+    def reterm(self, customer: Flow, terms: Terms) -> None:
+        """Follow a customer into another tier: a limit that held it back may be gone."""
+        for pool in self._pools.values():
+            flow = pool.find(customer)
+            if flow is not None:
+                flow.terms = terms
+                self.unpark(flow, pool)
 
     def slot_freed(self, customer: Flow, pool: Pool) -> None:
         """Let those stand again that one of the customer's requests held back, in whichever pool."""
@@ -92,8 +107,9 @@ class Parking:
         """Let those stand again whose time has come."""
         timers = self._timers
         while timers and timers[0][0] <= now:
-            _, _, flow, pool = heappop(timers)
-            self.unpark(flow, pool)
+            _, _, obstacle, flow, pool = heappop(timers)
+            if flow.parked == obstacle:
+                self.unpark(flow, pool)
 
     def next_due(self) -> float | None:
         """Return when ``expire`` has something to do next."""
@@ -105,6 +121,10 @@ class Parking:
         for pool in self._pools.values():
             for flow in [pool.group, *pool.ring.children.values(), *pool.strangers.children.values()]:
                 self.unpark(flow, pool)
+
+    def _set_timer(self, at: float, obstacle: int, flow: Flow, pool: Pool) -> None:
+        self._number += 1
+        heappush(self._timers, (at, self._number, obstacle, flow, pool))
 
     def _in_flight(self, customer: Flow) -> int:
         if len(self._pools) == 1:

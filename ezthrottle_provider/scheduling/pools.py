@@ -61,8 +61,9 @@ class Pool:
         self.in_flight = 0
         self.restrained = False  # some customer was ever held to a quarter of the slots: rare, so kept off the path
         self.streams = 0  # requests that run without a slot
-        # Averages over all requests. The first is the estimate for customers that are not known yet; the other two
-        # say how much cost a slot turns over per second (1 unless costs are multiplied, or not seconds at all).
+        # Averages over all requests. ``mean`` is the estimate for customers not known yet; before any request has
+        # ended it must not be above what one costs, or the lag bound breaks in a cold start. The other two say how much
+        # cost a slot turns over per second: 1 unless costs are multiplied, or not seconds at all.
         self._seen = 0
         self.mean = first_guess
         self.charged = 0.0
@@ -105,7 +106,6 @@ class Pool:
         flow = (self.ring if caller.verified else self.strangers).children.get(caller.customer)
         if flow is None:
             return None
-        flow.terms = caller.terms
         keys = flow.ring
         if keys is None:
             if flow.key == caller.key:
@@ -144,37 +144,38 @@ class Pool:
             keys.place(first, 0.0)
         return keys
 
-    def group_weight(self) -> float:
-        """Return the weight at which service to unverified callers is charged to their group now."""
+    def group_weight(self, arriving: Flow) -> float:
+        """Return the weight of all unverified callers together, now that a customer arrives."""
         own = self.strangers.busy
         verified = self.ring.busy
+        if arriving.verified and not arriving.waiting and not arriving.running:
+            verified += arriving.terms.weight
         if verified <= 0.0:
             return own
         cap = self._ratio * verified
         return own if own < cap else cap
 
-    def come_back(self, leaf: Flow) -> None:
-        """Count in the flows of a request that starts without having queued; they claim nothing of the past."""
-        customer = leaf.customer
-        ring = customer.parent
-        if not customer.waiting:
-            if not customer.running:
-                ring.occupy(customer, customer.terms.weight)
-            if customer.tag < ring.v:
-                ring.lift(customer, credit_of(customer))
-        if leaf is not customer and not leaf.waiting:
-            if not leaf.running:
-                leaf.parent.occupy(leaf, 1.0)
-            leaf.parent.lift(leaf, 0.0)
-        if ring is self.strangers and self.group.home is None:
-            self.ring.lift(self.group, 0.0)
+    def grant(self, now: float, ticket: Ticket, *, queued: bool) -> None:
+        """Start a request: charge its estimate at every level, and let the clocks follow its start tags.
 
-    def grant(self, now: float, ticket: Ticket) -> None:
-        """Start a request: charge its estimate at every level, and let the clocks follow its start tags."""
+        The flows of one that did not queue come back first: they are counted in, and claim nothing of the past.
+        """
         leaf = ticket.flow
         customer = leaf.customer
         ring = customer.parent
         weight = customer.terms.weight
+        if not queued:
+            if not customer.waiting:
+                if not customer.running:
+                    ring.occupy(customer, weight)
+                if customer.tag < ring.v:
+                    ring.lift(customer, credit_of(customer))
+            if leaf is not customer and not leaf.waiting:
+                if not leaf.running:
+                    leaf.parent.occupy(leaf, 1.0)
+                leaf.parent.lift(leaf, 0.0)
+            if not customer.verified and self.group.home is None:
+                self.ring.lift(self.group, 0.0)
         if weight != customer.counted:
             ring.reweigh(customer, weight)
         profile = customer.profile
@@ -213,13 +214,35 @@ class Pool:
             tag = group.tag
             if tag > root.v:
                 root.v = tag
-            own, verified = ring.busy, root.busy  # as group_weight() has it
+            own, verified = ring.busy, root.busy
             ticket.group_rate = rate = 1.0 / (own if verified <= 0.0 else min(own, self._ratio * verified))
             group.in_flight += 1
             if group.waiting:
                 root.advance(group, cost * rate)
             else:
                 group.tag = tag + cost * rate
+
+    def end(self, now: float, ticket: Ticket, charged: float) -> None:
+        """End a request: true up its charge, give back its slot, and let the clocks follow where nobody waits."""
+        leaf = ticket.flow
+        customer = leaf.customer
+        self.charge(ticket, charged - ticket.charged)
+        ticket.charged = charged
+        if ticket.holds_slot:
+            self.free_slot(ticket)
+        else:
+            self.streams -= 1
+        customer.running -= 1
+        if leaf is not customer:
+            leaf.running -= 1
+        ring, root = customer.parent, self.ring
+        if not ring.filed:  # nobody waits: what was used was nobody else's, so no debt remains
+            if customer.tag > ring.v:
+                ring.v = customer.tag
+            if ring is not root and not root.filed and self.group.tag > root.v:
+                root.v = self.group.tag
+        if leaf is not customer or not (customer.waiting or customer.running):
+            self.retire(now, leaf)
 
     def free_slot(self, ticket: Ticket) -> None:
         """Give back the slot of a request, whether it ends now or goes on without one."""
@@ -241,7 +264,7 @@ class Pool:
                 keys.v = leaf.tag
             if not leaf.waiting and not leaf.running:
                 keys.vacate(leaf, now)
-            if keys.litter(now):
+            if keys.litter_at <= now:
                 keys.housekeep(now)
         if not customer.waiting and not customer.running:
             customer.parent.vacate(customer, now)
@@ -272,8 +295,6 @@ class Pool:
     def observe(self, cost: float, charged: float, held_s: float) -> None:
         """Learn what requests cost here, what was charged for them, and for how long they held a slot."""
         seen = self._seen = self._seen + 1
-        if seen & 3 and seen > _MEAN_SPAN:
-            return  # every fourth tells as much about thousands
         span = seen if seen < _MEAN_SPAN else _MEAN_SPAN
         self.mean += (cost - self.mean) / span
         self.charged += (charged - self.charged) / span
@@ -320,5 +341,5 @@ class Pool:
         """Nobody is served and nobody waits: debts to nobody end, one at a time, so that they can be forgotten."""
         for ring in self.rings():
             flow = ring.owing.first
-            if flow is not None and flow.parked == Parked.NOT and flow.tag > ring.v:
-                ring.v = flow.tag
+            if flow is not None and flow.parked == Parked.NOT:
+                ring.v = max(ring.v, flow.tag + credit_of(flow))

@@ -28,8 +28,8 @@ __all__ = ["Scheduler", "Unit"]
 Unit = Literal["seconds", "requests"]
 
 _ROUNDS_PER_LEAST_COST: Final = 8  # a quantum below the smallest charge keeps the order inside a round out of the bound
-_FIRST_GUESS: Final = {"seconds": 0.01, "requests": 1.0}  # a request's cost before any has ended
 _GRANTED: Final = State.GRANTED  # looked up once: an enum member costs 40 ns a time
+_MOST_COST: Final = 1e9  # of one request; the clocks are sums, and beyond 1e15 a float has no room for small ones
 _KNOWN_CUSTOMERS: Final = 10_000
 _KNOWN_AFTER: Final = 3  # requests; one-off customers leave nothing behind
 
@@ -60,7 +60,7 @@ class Scheduler:
         self.max_wait = max_wait
         self.waiting = Waiting()
         self.pools: dict[str, Pool] = {}
-        self._unit = unit
+        self._by_time = unit == "seconds"
         self._min_cost = min_cost if unit == "seconds" else 1.0
         self._unverified_share = unverified_share
         self._settled: list[Ticket] = []  # refused in passing; the next pull hands them out
@@ -86,11 +86,10 @@ class Scheduler:
         ``priority`` replaces the caller's.
         """
         slots = self.pools[pool]
-        leaf = slots.leaf(caller)
-        if leaf is None:
-            leaf = slots.join(caller)
-            leaf.profile = self._profiles.take(leaf.id)
+        leaf = self._leaf(slots, caller)
         customer = leaf.customer
+        if customer.terms is not caller.terms:
+            self._parking.reterm(customer, caller.terms)
         ticket = Ticket(caller, leaf, slots, now, route, factor)
         obstacle = Parked.NOT
         if slots.in_flight < slots.slots and not customer.waiting:
@@ -98,11 +97,12 @@ class Scheduler:
             if terms.max_concurrent is not None or terms.rps is not None or slots.restrained:
                 obstacle = self._parking.obstacle(now, customer, slots)
             if not obstacle:
-                slots.come_back(leaf)
-                self._grant(now, ticket)
+                slots.grant(now, ticket, queued=False)
+                if terms.rps is not None:
+                    self._parking.pace_of(customer).take(now, terms.rps)
                 return ticket
         self._enqueue(now, ticket, caller.priority if priority is None else priority, obstacle)
-        if customer.parent.litter(now):
+        if customer.parent.litter_at <= now:
             self._forget(now, customer.parent)
         return ticket
 
@@ -113,37 +113,29 @@ class Scheduler:
         requests are counted). Call ``pull`` afterwards.
         """
         assert ticket.state is _GRANTED, ticket
-        leaf, pool = ticket.flow, ticket.pool
-        customer = leaf.customer
+        pool = ticket.pool
+        customer = ticket.flow.customer
+        held_s = now - ticket.granted_at
         if cost is None:
-            cost = self._measure(now, ticket)
+            cost = held_s if held_s > self._min_cost and self._by_time else self._min_cost
+        elif not cost <= _MOST_COST:
+            cost = _MOST_COST
+        charged = cost * ticket.factor
+        if not charged <= _MOST_COST:
+            charged = _MOST_COST
         profile = customer.profile
         if profile is None:
             profile = customer.profile = Profile()
-        charged = cost * ticket.factor
         profile.observe(ticket.route, cost, charged)
-        pool.observe(cost, charged, now - ticket.granted_at)
+        if profile.count & 3 == 1:  # each customer's first, and every fourth, tell as much about the pool
+            pool.observe(cost, charged, held_s)
         customer.served += charged
-        pool.charge(ticket, charged - ticket.charged)
-        ticket.charged = charged
         ticket.state = State.FINISHED
-        if ticket.holds_slot:
-            pool.free_slot(ticket)
-            if customer.terms.max_concurrent is not None or pool.restrained:
-                self._parking.slot_freed(customer, pool)
-        else:
-            pool.streams -= 1
-        customer.running -= 1
-        if leaf is not customer:
-            leaf.running -= 1
+        pool.end(now, ticket, charged)
+        if customer.terms.max_concurrent is not None or pool.restrained:
+            self._parking.slot_freed(customer, pool)
         ring = customer.parent
-        if not ring.filed:  # nobody waits: what was used was nobody else's, so no debt remains
-            if customer.tag > ring.v:
-                ring.v = customer.tag
-            if not pool.ring.filed and pool.group.tag > pool.ring.v and ring is pool.strangers:
-                pool.ring.v = pool.group.tag
-        pool.retire(now, leaf)
-        if ring.litter(now):
+        if ring.litter_at <= now:
             self._forget(now, ring)
         return charged
 
@@ -196,14 +188,14 @@ class Scheduler:
             self._withdraw(now, ticket)
         else:
             assert ticket.state is State.REFUSED, ticket
-        ticket.pool.come_back(ticket.flow)
-        self._grant(now, ticket)
+            ticket.flow = self._leaf(ticket.pool, ticket.caller)  # the refusal may have been the last of its flow
+        self._grant(now, ticket, queued=False)
 
     def transfer(self, now: float, ticket: Ticket, customer: str, verified: bool) -> None:
         """Put a request that waits or was refused on another customer's account, if that is known; to be overruled."""
         pool = ticket.pool
         flow = (pool.ring if verified else pool.strangers).children.get(customer)
-        if flow is not None:
+        if flow is not None and ticket.state is not _GRANTED:
             if ticket.state is State.WAITING:
                 self._withdraw(now, ticket)
                 ticket.state = State.REFUSED
@@ -229,16 +221,15 @@ class Scheduler:
     def charge(self, now: float, ticket: Ticket) -> None:
         """Charge a running request for what it has used beyond its estimate, as streams are once a second."""
         if ticket.state is State.GRANTED:
-            used = self._measure(now, ticket) * ticket.factor
-            if used > ticket.charged:
+            used = (now - ticket.granted_at) * ticket.factor
+            if self._by_time and used > ticket.charged:
                 ticket.pool.charge(ticket, used - ticket.charged)
                 ticket.charged = used
 
     def restrain(self, now: float, ticket: Ticket, seconds: float) -> None:
         """Hold a customer whose clients read slowly to a quarter of the slots for a while (strangers: all of them)."""
-        customer = ticket.flow.customer
-        (customer if customer.verified else ticket.pool.group).slow_until = now + seconds
-        ticket.pool.restrained = True
+        customer, pool = ticket.flow.customer, ticket.pool
+        self._parking.restrain(customer if customer.verified else pool.group, pool, now + seconds)
 
     # -- configuration, care, and views --------------------------------------------------------------------------
 
@@ -250,8 +241,9 @@ class Scheduler:
                 self.pools[name].resize(number)
             else:
                 share = self._unverified_share
-                guess = _FIRST_GUESS[self._unit]
-                self.pools[name] = Pool(name, number, unverified_share=share, quantum=quantum, first_guess=guess)
+                self.pools[name] = Pool(
+                    name, number, unverified_share=share, quantum=quantum, first_guess=self._min_cost
+                )
 
     def set_unverified_share(self, share: float) -> None:
         """Set the most that unverified callers get together while verified ones wait (0 < share <= 1)."""
@@ -264,16 +256,19 @@ class Scheduler:
         self._parking.release_all()
 
     def housekeep(self, now: float) -> bool:
-        """Take one bounded step of forgetting, for times without traffic; return whether there is more to forget."""
+        """Take one bounded step of forgetting, for times without traffic; return whether another one would help now."""
         more = False
         for pool in self.pools.values():
             if not pool.in_flight and not pool.ring.filed:
                 pool.settle()
             for ring in pool.rings():
-                if ring.idle.first is not None or ring.owing.first is not None:
-                    self._forget(now, ring)
-                    more = True
+                if ring.litter_at <= now:
+                    more = self._forget(now, ring) or more
         return more
+
+    def litter_at(self) -> float:
+        """Return when there may be something to forget next; infinity: nothing is remembered."""
+        return min(ring.litter_at for pool in self.pools.values() for ring in pool.rings())
 
     def customers(self) -> Iterator[tuple[Pool, Flow]]:
         """Iterate over all customers in the table, for snapshots."""
@@ -282,8 +277,15 @@ class Scheduler:
 
     # -- how it is done ------------------------------------------------------------------------------------------
 
-    def _grant(self, now: float, ticket: Ticket) -> None:
-        ticket.pool.grant(now, ticket)
+    def _leaf(self, pool: Pool, caller: Caller) -> Flow:
+        leaf = pool.leaf(caller)
+        if leaf is None:
+            leaf = pool.join(caller)
+            leaf.profile = self._profiles.take(leaf.id)
+        return leaf
+
+    def _grant(self, now: float, ticket: Ticket, *, queued: bool) -> None:
+        ticket.pool.grant(now, ticket, queued=queued)
         customer = ticket.flow.customer
         if customer.terms.rps is not None:
             self._parking.pace_of(customer).take(now, customer.terms.rps)
@@ -320,7 +322,7 @@ class Scheduler:
         if ring is not root:
             root.unfile(group)
         self.waiting.leave(ticket)
-        self._grant(now, ticket)
+        self._grant(now, ticket, queued=True)
         if leaf is not customer and leaf.waiting:
             leaf.parent.refile(leaf)
         if customer.waiting:
@@ -337,8 +339,8 @@ class Scheduler:
         if reason:
             self._refuse(ticket, reason)
             if leaf is not customer:
-                leaf.parent.adopt(leaf, now)
-            customer.parent.adopt(customer, now)
+                leaf.parent.disown(leaf)
+            customer.parent.disown(customer)
             return
         ticket.state = State.WAITING
         ticket.priority = priority
@@ -351,7 +353,7 @@ class Scheduler:
             if not customer.running:
                 customer.parent.occupy(customer, customer.terms.weight)
             if customer.parked == Parked.NOT:
-                if obstacle:
+                if obstacle and (customer.verified or obstacle != Parked.SLOW):  # slow strangers are parked as a group
                     self._parking.park(customer, pool, obstacle)
                 else:
                     pool.stand(customer)
@@ -363,7 +365,7 @@ class Scheduler:
         if customer.waiting and customer.tag > customer.parent.v and predict_wait(leaf) > 2.0 * self.max_wait:
             return "predicted_wait"
         if self.waiting.count >= self.max_queue_total:
-            victim = choose_victim(self.waiting, pool, customer)
+            victim = choose_victim(self.waiting, self.pools.values(), customer)
             if victim is None:
                 return "max_queue_total"
             self._withdraw(now, victim)
@@ -376,12 +378,6 @@ class Scheduler:
         ticket.state = State.REFUSED
         return ticket
 
-    def _measure(self, now: float, ticket: Ticket) -> float:
-        if self._unit == "requests":
-            return 1.0
-        held = now - ticket.granted_at
-        return held if held > self._min_cost else self._min_cost
-
     def _withdraw(self, now: float, ticket: Ticket) -> None:
         """Take a waiting ticket out of every list and count."""
         leaf, pool = ticket.flow, ticket.pool
@@ -393,7 +389,10 @@ class Scheduler:
             pool.step_out(customer)
         pool.retire(now, leaf)
 
-    def _forget(self, now: float, ring: Ring) -> None:
-        for flow in ring.housekeep(now):
+    def _forget(self, now: float, ring: Ring) -> bool:
+        """Let a ring forget; return whether it did."""
+        dropped = ring.housekeep(now)
+        for flow in dropped:
             if flow.verified and flow.profile is not None and flow.profile.count >= _KNOWN_AFTER:
                 self._profiles.keep(flow.id, flow.profile)
+        return bool(dropped)

@@ -6,15 +6,13 @@ and a ticket that leaves the middle (cancelled, dropped) leaves nothing behind.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .flows import Flow
     from .tickets import Ticket
 
 __all__ = ["Waiting"]
-
-_SEARCH: Final = 64  # how far back a victim is looked for; who asks copes with finding none
 
 
 class Waiting:
@@ -56,29 +54,13 @@ class Waiting:
         if not customer.verified:
             ticket.pool.group.waiting -= 1
 
-    def newest_of(self, customer: Flow) -> Ticket | None:
-        """Return a late ticket of a customer (of its largest queue, when it has several), or None."""
-        if customer.ring is None:
-            return customer.tail
-        key = customer.ring.backlog.heaviest()
-        if key is not None:
-            return key.tail
-        ticket = self.newest  # many keys with one request each
-        for _ in range(_SEARCH):
-            if ticket is None or ticket.flow.customer is customer:
-                return ticket
-            ticket = ticket.older
-        key = customer.ring.first()
-        return key.tail if key is not None else None
-
-    def newest_stranger(self) -> Ticket | None:
-        """Return a late ticket of an unverified caller, or None when the last arrivals were all verified."""
-        ticket = self.newest
-        for _ in range(_SEARCH):
-            if ticket is None or not ticket.flow.verified:
-                return ticket
-            ticket = ticket.older
-        return None
+    def newest_of(self, flow: Flow) -> Ticket | None:
+        """Return a late ticket of what waits under a flow: of its largest queue, or of one that came late."""
+        ring = flow.ring
+        if ring is None:
+            return flow.tail
+        child = ring.backlog.heaviest() or ring.latest()
+        return self.newest_of(child) if child is not None else None
 
     def _link(self, ticket: Ticket, leaf: Flow) -> None:
         """Append to the leaf's queue, behind its equals and before lower priorities, and to the list of arrivals."""

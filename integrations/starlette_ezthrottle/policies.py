@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from starlette.requests import HTTPConnection
 
 __all__ = ["policy"]
+
+_MOST_COST: Final = 1_000_000  # as for the cost of a configured route
 
 
 def policy(
@@ -19,10 +20,10 @@ def policy(
     ``cost`` multiplies what is charged (seconds x 10, or 10 requests) and replaces the factor of a configured route;
     ``hold`` as in ``[[inbound.routes]]``. It runs after admission, so it cannot choose a pool or exempt a route: those
     need a path in the config. Without our middleware it does nothing. Raises ``ValueError`` for a cost that is not a
-    finite number above 0, or another ``hold``.
+    number above 0 and at most 1,000,000, or another ``hold``.
     """
-    if cost is not None and not (0.0 < cost < math.inf):
-        raise ValueError("cost must be a finite number above 0")
+    if cost is not None and not (0.0 < cost <= _MOST_COST):
+        raise ValueError("cost must be a number above 0 and at most 1,000,000")
     if hold not in (None, "body", "first-byte"):
         raise ValueError('hold must be "body" or "first-byte"; for "none" give the route a path in the config')
 

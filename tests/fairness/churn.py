@@ -130,7 +130,7 @@ class _Churn:
         if ticket.state is State.GRANTED:
             self._start(request)
         else:
-            assert ticket.state is State.WAITING
+            assert ticket.state is State.WAITING, f"refused: {ticket.reason}"
             if not load.waiting:
                 self.meter.arrive(number)
             load.waiting[id(ticket)] = self._waiting[id(ticket)] = request

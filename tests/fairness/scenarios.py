@@ -168,7 +168,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         sources=_zipf(customers=100, requests_per_s=1200.0),
         windows=((10.0, 80.0),),
         quiet=frozenset(f"rank{rank}" for rank in range(33, 101)),  # below a quarter of the 28/s that the first get
-        step_s=0.1,
+        step_s=0.25,
     ),
     Scenario(
         name="a queue that empties between requests",

@@ -1,7 +1,8 @@
 """For two customers that stay backlogged, normalised service differs by at most (D + 1) · (c_i/w_i + c_j/w_j).
 
-Held over every interval of a million seeded grants: a hundred cold starts, 8 customers each, costs that nobody knows
-beforehand, refunds, cancels, newcomers, and customers that go and come back.
+Held over every interval of a million seeded grants, 8 customers each, costs that nobody knows beforehand, refunds,
+cancels, newcomers, and customers that go and come back: half of them in long runs, half in a thousand cold starts,
+which is where the least is known.
 """
 
 from __future__ import annotations
@@ -19,9 +20,6 @@ from .judge import unbounded
 from .lag import Lag, LagMeter
 from .simulator import Policy
 
-_SEEDS = range(100)
-_GRANTS_PER_SEED = 10_000
-
 
 def total(make: Callable[[int], Policy], *, seeds: range, grants: int) -> Lag:
     lag = Lag(0, 0, 0.0, "")
@@ -32,8 +30,20 @@ def total(make: Callable[[int], Policy], *, seeds: range, grants: int) -> Lag:
 
 @pytest.mark.slow
 def test_the_lag_bound_holds_in_a_million_grants() -> None:
-    lag = total(unbounded, seeds=_SEEDS, grants=_GRANTS_PER_SEED)
+    lag = total(unbounded, seeds=range(50), grants=10_000) + total(unbounded, seeds=range(1000), grants=500)
     assert lag.grants >= 1_000_000
+    assert lag.violations == 0, lag
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        640,  # a first guess above all costs, made while nobody waited
+        780,  # a clock that stands still for a moment, so that predicted waits have no end
+    ],
+)
+def test_the_lag_bound_holds_after_the_cold_starts_that_broke_it(seed: int) -> None:
+    lag = measure_lag(unbounded, grants=2000, seed=seed)
     assert lag.violations == 0, lag
 
 

@@ -16,7 +16,6 @@ from ezthrottle_provider.customers import (
     check_key_strength,
     hash_key,
     key_extractor,
-    load_function,
     public_hash,
 )
 
@@ -239,7 +238,7 @@ def test_a_function_of_ones_own_gets_headers_and_scope():
     PRESENTED.clear()
     headers, scope = ((b"a", b"b"),), {"tenant": "t1"}
 
-    assert "t1" == key_of(f"{__name__}:key_from_tenant", *headers, scope=scope)
+    assert "t1" == key_of(key_from_tenant, *headers, scope=scope)
     assert [(headers, scope)] == PRESENTED
 
 
@@ -256,7 +255,7 @@ def test_a_function_of_ones_own_gets_headers_and_scope():
 def test_a_function_of_ones_own_that_fails_or_overdoes_it_finds_no_key(scope, failures):
     heard: list[str] = []
 
-    assert key_of(f"{__name__}:key_from_tenant", scope=scope, on_failure=heard.append) is None
+    assert key_of(key_from_tenant, scope=scope, on_failure=heard.append) is None
     assert failures == heard
 
 
@@ -271,20 +270,12 @@ def test_a_function_of_ones_own_that_fails_or_overdoes_it_finds_no_key(scope, fa
         "module:",
         ":function",
         "no.such.module:function",
-        "json:no_such_function",
-        "json:decoder.scanstring.nothing",
-        "json:__name__",
-        ".relative:function",
-        f"{__name__}:async_key",
+        async_key,
     ],
 )
 def test_a_spec_that_means_nothing_is_refused(identify):
-    with pytest.raises(ValueError, match=r"identify|module:function|import|callable"):
+    with pytest.raises(ValueError, match="identify"):
         key_extractor(identify)
-
-
-def test_a_function_may_be_an_attribute_of_a_class():
-    assert dict.fromkeys == load_function("builtins:dict.fromkeys")
 
 
 header_names = st.sampled_from([b"x-api-key", b"authorization", b"host", b"", b"X-Api-Key"])

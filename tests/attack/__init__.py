@@ -1,0 +1,1 @@
+"""Attacks on the middleware: races, leaks, disconnects and hostile input, by direct calls and on real servers."""
