@@ -31,7 +31,7 @@ class Problem:
 
     ``path`` leads from the root of the document to the value; it is empty for a file as a whole. ``place`` is
     ``"file:line"``, ``"file"``, ``"environment NAME"``, ``"keyword"`` and the like. Neither ``message`` nor ``path``
-    holds the value of a secret. What an id means stands in ``config_checks.PROBLEMS``.
+    holds the value of a secret. What an id means stands in ``config.PROBLEMS``.
     """
 
     id: str

@@ -92,8 +92,8 @@ def options_from(assignments: Sequence[str]) -> dict[str, Any]:
     Raises ``click.BadParameter`` for a key that cannot be set so, and for a secret: a command line is public.
     """
     from ezthrottle_provider.config import InboundConfig
-    from ezthrottle_provider.config_kinds import did_you_mean
-    from ezthrottle_provider.config_tables import options_of
+    from ezthrottle_provider.config.kinds import did_you_mean
+    from ezthrottle_provider.config.tables import options_of
 
     options: dict[str, Any] = {}
     for assignment in assignments:

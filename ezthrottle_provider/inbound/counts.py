@@ -184,7 +184,7 @@ class Tally(FixedWindowRateLimiter):
         """Return the seconds until an account's count begins anew: above 0, at most the window's length."""
         now = self._clock()
         ends = self.counts.get_expiry(window.key_for(account)) if window.ends is None else window.ends
-        return ends - now if ends > now else float(window.multiples)
+        return min(ends - now, float(window.multiples)) if ends > now else float(window.multiples)
 
     def remaining(self, window: Window, account: str) -> int:
         """Return how many requests an account has left."""

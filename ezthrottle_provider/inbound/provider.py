@@ -11,11 +11,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ezthrottle_provider.config import InboundConfig, load, resolve_reference
+from ezthrottle_provider.config import PROBLEMS, InboundConfig, load, resolve_reference
 from ezthrottle_provider.customers import is_async
 from ezthrottle_provider.errors import ConfigError, Problem
 from ezthrottle_provider.instrumentation import (
     ConfigReloaded,
+    Hinted,
     Hooks,
     LimiterFailed,
     LoggingHook,
@@ -93,6 +94,8 @@ class Provider:
         self.quotas = Quotas(self.config.tiers, usage_db=self.config.usage_db)
         self.directory = self._make_directory(self.config)
         self._apply(self.config)
+        if self.config.redis_url:
+            self.tell(Hinted(at=clock(), id="W022", text=PROBLEMS["W022"]))
 
     # -- what users call -----------------------------------------------------------------------------------------
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ezthrottle_provider.config import PROBLEMS, InboundConfig, Pool, Route, Tier, examine, load
-from ezthrottle_provider.config_sources import key_lines
-from ezthrottle_provider.config_tables import options_of
+from ezthrottle_provider.config.sources import key_lines
+from ezthrottle_provider.config.tables import options_of
 from ezthrottle_provider.errors import ConfigError
 
 texts = st.text(st.characters(codec=None), max_size=30) | st.sampled_from(

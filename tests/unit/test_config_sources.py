@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ezthrottle_provider.config import examine, load
-from ezthrottle_provider.config_sources import key_lines
+from ezthrottle_provider.config.sources import key_lines
 from ezthrottle_provider.errors import ConfigError, Problem
 
 # Every trap for a reader that goes by lines: text that looks like headers and keys, statements over several lines.

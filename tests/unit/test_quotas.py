@@ -11,7 +11,7 @@ import threading
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ezthrottle_provider.config import Tier
@@ -295,6 +295,7 @@ def test_where_overage_is_allowed_nobody_is_told_that_nothing_is_left():
 UNITS = st.sampled_from(["second", "minute", "hour", "day", "month", "year"])
 
 
+@example(now=1.3595810651142477, steps=[], amount=1, multiples=7, unit="second")  # now + 7 - now is more than 7
 @given(
     now=st.floats(at(1970, 1, 1), at(2900, 1, 1)),
     steps=st.lists(st.floats(-1e8, 1e8) | st.floats(-2.0, 2.0), max_size=8),

@@ -19,15 +19,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal
 
-from . import config_kinds as kinds
-from . import config_secrets as secrets
-from .config_checks import PROBLEMS, contradictions, doubts_about
-from .config_kinds import shown
-from .config_secrets import Secret, redacted_url
-from .config_sources import read_layers
-from .config_tables import ROOT, KeyPath, Layer, Option, Table, build, options_of, origin
-from .errors import ConfigError, Problem
-from .headers import FAMILIES
+from ezthrottle_provider.errors import ConfigError, Problem
+from ezthrottle_provider.headers import FAMILIES
+
+from . import kinds, secrets
+from .checks import PROBLEMS, contradictions, doubts_about
+from .kinds import shown
+from .secrets import Secret, redacted_url
+from .sources import read_layers
+from .tables import ROOT, KeyPath, Layer, Option, Table, build, options_of, origin
 
 __all__ = [
     "PROBLEMS",
@@ -164,7 +164,7 @@ class InboundConfig(Table):
     cost: Annotated[Cost, "What is charged."] = "seconds"
     unverified_share: Annotated[Share, "Most that all unverified callers get while verified ones wait."] = 0.2
     exempt: Annotated[Patterns, "Paths that pass untouched, besides the defaults."] = ()
-    redis_url: Annotated[RedisUrl, "State is shared through it; absent: each process by itself."] = None
+    redis_url: Annotated[RedisUrl, "For state shared between processes, which this version does not do yet."] = None
     secret: Annotated[SecretOrNone, "Keys are hashed with it; needed with redis_url."] = None
     namespace: Annotated[Namespace, "Keeps several apps apart in one Redis."] = "default"
     headers: Annotated[Families, "Families of headers to emit."] = ("ezthrottle", "ratelimit")

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from .config_kinds import shown
-from .config_tables import MISSING, ROOT, Layer, Table, origin
-from .errors import Problem
+from ezthrottle_provider.errors import Problem
+
+from .kinds import shown
+from .tables import MISSING, ROOT, Layer, Table, origin
 
 if TYPE_CHECKING:
-    from .config import InboundConfig
+    from . import InboundConfig
 
 __all__ = ["COMMON_POOL", "PROBLEMS", "contradictions", "doubts_about"]
 
@@ -61,6 +62,7 @@ PROBLEMS: Final[Mapping[str, str]] = MappingProxyType(
         "W018": "An overage without a quota is never counted.",
         "W019": "usage_db without secret: customers known by their key have another name after each restart.",
         "W020": "max_concurrent is probably too high: requests became slower, but its slots were never all in use.",
+        "W022": "redis_url is not used by this version: each process is fair by itself, and limits hold in each.",
         "W021": "max_concurrent is probably too low: requests wait for slots while the process idles.",
     }
 )
@@ -123,6 +125,12 @@ _SIMPLE: Final[tuple[tuple[str, str, Callable[[InboundConfig], object], str], ..
         "is longer than clients, proxies and servers usually wait",
     ),
     ("W009", "max_hold", lambda c: c.max_hold > _LONG_HOLD_S, "lets a slow reader hold a slot for minutes"),
+    (
+        "W022",
+        "redis_url",
+        lambda c: c.redis_url,
+        "is not used by this version: each process is fair by itself, and every limit holds in each",
+    ),
     (
         "W011",
         "max_queue",

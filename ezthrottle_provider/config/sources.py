@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from .config_kinds import did_you_mean, shown, sort_of
-from .config_tables import ROOT, KeyPath, Layer, Option, Table
-from .errors import Problem
+from ezthrottle_provider.errors import Problem
+
+from .kinds import did_you_mean, shown, sort_of
+from .tables import ROOT, KeyPath, Layer, Option, Table
 
 __all__ = ["PREFIX", "key_lines", "read_layers"]
 

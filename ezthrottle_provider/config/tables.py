@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeVar, cast, get_type_hints
 
-from .config_kinds import Kind, did_you_mean, shown, sort_of
-from .errors import ConfigError, Problem
+from ezthrottle_provider.errors import ConfigError, Problem
+
+from .kinds import Kind, did_you_mean, shown, sort_of
 
 __all__ = ["MISSING", "ROOT", "KeyPath", "Layer", "Option", "Table", "build", "options_of", "origin"]
 

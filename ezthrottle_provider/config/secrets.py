@@ -6,7 +6,7 @@ import hmac
 import re
 from urllib.parse import urlsplit
 
-from .config_kinds import Kind, Report, shown
+from .kinds import Kind, Report, shown
 
 __all__ = ["Secret", "key_hash", "redacted_url", "redis_url", "secret"]
 
