@@ -87,12 +87,15 @@ class Advisor:
         return any(family in ("ratelimit", "x-ratelimit") for family in self.families)
 
     def _policies(self, caller: Caller, customer: Flow, max_concurrent: int) -> tuple[Policy, ...]:
-        left = max(0, max_concurrent - customer.in_flight - customer.waiting)
-        policies = [Policy("concurrency", max_concurrent, unit="concurrent-requests", remaining=left)]
-        own = customer.terms.rps
-        if own is not None:
-            window_s = 1 if own >= 1.0 else math.ceil(1.0 / own)
-            policies.append(Policy("pace", max(1, int(own * window_s)), window_s=window_s))
+        """Only what the customer is held to: its share of the slots is advice, and it may go beyond it and wait."""
+        policies = []
+        terms = customer.terms
+        if terms.max_concurrent is not None:
+            left = max(0, max_concurrent - customer.in_flight)
+            policies.append(Policy("concurrency", terms.max_concurrent, unit="concurrent-requests", remaining=left))
+        if terms.rps is not None:
+            window_s = 1 if terms.rps >= 1.0 else math.ceil(1.0 / terms.rps)
+            policies.append(Policy("pace", max(1, int(terms.rps * window_s)), window_s=window_s))
         policies.extend(self._quota_policies(caller))
         return tuple(policies)
 

@@ -120,7 +120,7 @@ class Directory:
         self._lock = threading.Lock()
         self._sweep_at = clock() + REMEMBERED_FOR_S
         # Apart, so that invented keys never push out those of customers.
-        self._by_key: dict[object, tuple[float, Caller]] = {}
+        self.by_key: dict[object, tuple[float, Caller]] = {}
         self._by_address: dict[object, tuple[float, Caller]] = {}
         self._terms = {name: Terms() for name in _ALWAYS}
         self._own_terms: WeakValueDictionary[str, _OwnTerms] = WeakValueDictionary()
@@ -128,7 +128,7 @@ class Directory:
         self.update(tiers=tiers or {}, customers=customers or {})
 
     def __repr__(self) -> str:
-        return f"<Directory tiers={len(self._tiers)} callers={len(self._by_key) + len(self._by_address)}>"
+        return f"<Directory tiers={len(self._tiers)} callers={len(self.by_key) + len(self._by_address)}>"
 
     def caller(self, key: Key | None, address: str) -> Caller | None:
         """Whose request this is; ``None`` exactly when the user's ``resolve`` has to be asked, by ``find``."""
@@ -136,7 +136,7 @@ class Directory:
         index: object = key
         if key is not None and len(key) > MAX_INDEX_LENGTH:
             index = self._index(key)
-        known = self._by_key.get(index) or self._by_address.get((index, address))
+        known = self.by_key.get(index) or self._by_address.get((index, address))
         if known is not None and now < known[0]:
             return known[1]
         return self._classify(key, address, now)
@@ -171,7 +171,7 @@ class Directory:
                     del self._terms[name]
             for identity, own in list(self._own_terms.items()):
                 self._settle_own(identity, own)
-            self._by_key.clear()
+            self.by_key.clear()
             self._by_address.clear()
 
     def _classify(self, key: Key | None, address: str, now: float) -> Caller | None:
@@ -248,14 +248,14 @@ class Directory:
     def _remember(self, key: Key | None, address: str, caller: Caller, now: float, until: float) -> None:
         if now >= self._sweep_at:
             self._sweep_at = now + REMEMBERED_FOR_S
-            for table in (self._by_key, self._by_address):
+            for table in (self.by_key, self._by_address):
                 for index in [index for index, known in table.items() if known[0] <= now]:
                     del table[index]
         index = self._index(key)
-        self._by_key.pop(index, None)
+        self.by_key.pop(index, None)
         self._by_address.pop((index, address), None)
         if key is not None and caller.verified:
-            table, place = self._by_key, index
+            table, place = self.by_key, index
         else:
             table, place = self._by_address, (index, address)
         if len(table) >= MAX_REMEMBERED:

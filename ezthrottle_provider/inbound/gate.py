@@ -45,7 +45,11 @@ class Gate:
 
     def __init__(self, scheduler: Scheduler, *, hooks: Hooks, clock: Callable[[], float] = time.monotonic) -> None:
         self.scheduler = scheduler
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
+        # A coroutine that the garbage collector closes ends its request wherever an allocation happens, also in the
+        # middle of a decision, on the very thread that holds the lock. Then it is put here, for the next poll.
+        self._busy: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
+        self._late: deque[Ticket] = deque()
         self.clock = clock
         self.care: list[Callable[[float], None]] = []
         self.draining = False
@@ -60,9 +64,7 @@ class Gate:
         now = self.clock()
         scheduler = self.scheduler
         with self.lock:
-            ticket = scheduler.submit(
-                now, caller, route=policy.label, factor=policy.cost, pool=policy.pool, priority=policy.priority
-            )
+            ticket = scheduler.submit(now, caller, policy.label, policy.cost, policy.pool, policy.priority)
             settled = None
             if ticket.state is not _GRANTED:
                 if self.draining:
@@ -71,11 +73,17 @@ class Gate:
         if settled:
             self._wake(settled)
         if self._hooks.active:
-            self._announce(ticket, now)
+            if settled is None:
+                self._emit_granted(ticket)
+            elif ticket.state is State.WAITING:
+                self._hooks.emit(Queued(depth=ticket.position + 1, **whose(ticket, now)))
         return ticket
 
     def leave(self, ticket: Ticket, cost: float | None = None) -> None:
         """Give back what a granted request holds; harmless when it holds nothing (any more)."""
+        if self._busy():
+            self._late.append(ticket)
+            return
         scheduler = self.scheduler
         now = self.clock()
         settled = due = None
@@ -95,6 +103,9 @@ class Gate:
 
     def abandon(self, ticket: Ticket) -> None:
         """Give up: a waiting request leaves its queue, a granted one its slot. Whatever came first has won."""
+        if self._busy():
+            self._late.append(ticket)
+            return
         with self.lock:
             waiting = ticket.state is State.WAITING
             if waiting:
@@ -172,6 +183,8 @@ class Gate:
 
     def poll(self) -> float | None:
         """Settle what the passing of time settles; return when to ask again."""
+        while self._late:
+            self.abandon(self._late.popleft())
         with self.lock:
             settled = self.scheduler.pull(self.clock())
             due = self.scheduler.next_due()
@@ -192,8 +205,8 @@ class Gate:
         todo = deque(settled)
         while todo:
             ticket = todo.popleft()
-            if self._hooks.active and ticket.state is _GRANTED:
-                self._emit_granted(ticket)
+            if self._hooks.active and ticket.state in (_GRANTED, State.FINISHED):
+                self._emit_granted(ticket)  # also of one that has ended already, in another thread
             wake = ticket.context  # None while its waiter is still on its way to wait, and will look first
             if wake is not None and wake() is False:
                 todo.extend(self._bury(ticket))
@@ -263,12 +276,6 @@ class Gate:
             ticker.hurry(due)
 
     # -- telling -------------------------------------------------------------------------------------------------
-
-    def _announce(self, ticket: Ticket, now: float) -> None:
-        if ticket.state is State.WAITING:
-            self._hooks.emit(Queued(depth=ticket.position + 1, **whose(ticket, now)))
-        elif ticket.state is _GRANTED and ticket.submitted_at == ticket.granted_at:
-            self._emit_granted(ticket)
 
     def _emit_granted(self, ticket: Ticket) -> None:
         at = ticket.granted_at

@@ -80,5 +80,5 @@ def nested_headers(request: Any) -> dict[str, str]:
     ticket = scope.get("ezthrottle")
     if ticket is None:
         return {}
-    marker: Marker = ticket.context.marker
+    marker: Marker = scope["ezthrottle.marker"]
     return {NESTED_CALL.decode(): marker.sign(ticket.caller)}

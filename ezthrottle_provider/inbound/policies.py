@@ -18,6 +18,7 @@ Hold = Literal["body", "first-byte", "none"]
 
 DEFAULT_EXEMPT: Final = ("/health*", "/livez", "/readyz", "/ready", "/metrics", "/-/*")
 _CACHED_PATHS: Final = 4096
+_CACHED_LENGTH: Final = 256
 _LABEL_SEGMENTS: Final = 3
 _LABEL_LENGTH: Final = 64
 
@@ -58,9 +59,10 @@ class Policies:
         policy = self._cache.get((method, path))
         if policy is None:
             policy = self._find(method, path)
-            if len(self._cache) >= _CACHED_PATHS:
-                self._cache.clear()
-            self._cache[method, path] = policy
+            if len(path) <= _CACHED_LENGTH:
+                if len(self._cache) >= _CACHED_PATHS:
+                    self._cache.clear()
+                self._cache[method, path] = policy
         return policy
 
     def _find(self, method: str, path: str) -> Policy:

@@ -119,6 +119,7 @@ class Provider:
     def snapshot(self, *, customers: int = 100) -> Snapshot:
         """Return pools, depths, slots in use and shares as they are now, with at most so many ``customers`` a pool."""
         gate = self.gate
+        gate.poll()
         with gate.lock:
             return snapshot_of(
                 gate.scheduler, gate.clock(), enforce=self.enforce, enabled=self.enabled, customers=customers
@@ -138,10 +139,12 @@ class Provider:
         """Return whose request this is, or None when ``find`` has to ask for it."""
         directory = self.directory
         headers = scope["headers"]
+        key = directory.key_of(headers, scope)
+        known = directory.by_key.get(key)  # what belongs to a key needs no address
+        if known is not None and self._clock() < known[0]:
+            return known[1]
         client = scope.get("client")
-        return directory.caller(
-            directory.key_of(headers, scope), directory.address_of(client[0] if client else None, headers)
-        )
+        return directory.caller(key, directory.address_of(client[0] if client else None, headers))
 
     async def find(self, scope: Scope) -> Caller:
         """Ask the user's ``resolve`` whose request this is."""
@@ -196,11 +199,16 @@ class Provider:
         self.tell(self._refused(ticket, refusal.retry_after_s, enforced=True))
         return refusal
 
-    def price(self, ticket: Ticket, scope: Scope) -> float | None:
-        """Return what a request cost by the user's function."""
-        assert self._pricer is not None
-        response = scope.get("ezthrottle.response", {})
-        return self._pricer.price(ticket, self.gate.clock(), scope["method"], scope["path"], response)
+    def done(self, ticket: Ticket, scope: Scope) -> None:
+        """Let a request leave, at the price that the user's function gives it, if there is one."""
+        try:
+            cost = None
+            if self._pricer is not None and ticket.state is State.GRANTED:
+                response = scope.get("ezthrottle.response", {})
+                cost = self._pricer.price(ticket, self.gate.clock(), scope["method"], scope["path"], response)
+            self.gate.leave(ticket, cost)
+        except Exception as error:  # our own failure may not cost a response that is already there
+            self.failed("leave", error)
 
     def awake(self) -> None:
         """Keep the time in the running event loop, and listen for SIGHUP where that is possible."""
@@ -240,7 +248,6 @@ class Provider:
         self.config = config
         self.enabled = config.enabled
         self.enforce = config.enforce
-        self.policies = Policies(config.routes, config.exempt)
         self.advisor = Advisor(config.headers, self.quotas.policies, self._clock)
         self.quotas.update(config.tiers)
         self.has_objections = self.quotas.active or any(route.hold != "body" for route in config.routes)
@@ -257,6 +264,7 @@ class Provider:
             scheduler.recheck()
             for _, flow in scheduler.customers():
                 flow.context = None  # what it was shown
+        self.policies = Policies(config.routes, config.exempt)  # after the pools that they name
         self.gate.poll()
 
     def _slots(self, config: InboundConfig) -> dict[str, int]:

@@ -10,6 +10,7 @@ __all__ = ["Profile", "Profiles"]
 # leaves 2.7 % of noise. A route's mean only has to be roughly right, as every estimate is trued up: 16 follow changes.
 _MEAN_SPAN = 200
 _ROUTE_SPAN = 16
+_LEARNT_FROM_ALL = 64
 _ROUTES_PER_CUSTOMER = 16
 
 
@@ -27,19 +28,26 @@ class Profile:
         self.count = 0
         self.routes: dict[str, float] | None = None
 
-    def observe(self, route: str, cost: float, charged: float) -> None:
-        """Learn from a request that has ended."""
+    def observe(self, route: str, cost: float, charged: float) -> bool:
+        """Learn from a request that has ended; return whether it was one to learn from.
+
+        All of the first 64 are, and every fourth of the others: they tell as much, and most requests pay less.
+        """
         count = self.count = self.count + 1
+        if count & 3 and count > _LEARNT_FROM_ALL:
+            return False
         span = count if count < _MEAN_SPAN else _MEAN_SPAN
         self.mean += (cost - self.mean) / span
         self.charged += (charged - self.charged) / span
-        routes = self.routes
+        self._observe_route(route, cost)
+        return True
+
+    def _observe_route(self, route: str, cost: float) -> None:
+        count, routes = self.count, self.routes
         if routes is None:
             if not route:
                 return
             routes = self.routes = {}
-        elif count & 3 and count > _ROUTE_SPAN:
-            return  # every fourth tells as much about a route that is used often
         known = routes.get(route)
         if known is not None:
             routes[route] = known + (cost - known) / (count if count < _ROUTE_SPAN else _ROUTE_SPAN)

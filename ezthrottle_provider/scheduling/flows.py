@@ -4,9 +4,9 @@ Rule 1: a flow's ``tag`` is its normalised service (charged cost / weight). Ever
 true-up, re-weighting, a charge from elsewhere) is one addition to it, and nothing else moves it but ``place``.
 Rule 2: the ring clock ``v`` is monotone and only places arrivals. It is not the round being served: a flow that got
 cost back belongs in a round *below* ``v``, and must be re-filed at once. Without both, the lag was 3-7 times the bound.
-Rule 3: a flow stands in at most one list at a time, its ``home``: a round (it may be picked), ``idle`` (it had demand
-in the last seconds), or ``owing`` (gone, but its debt is not forgotten yet). One that runs again stays in the last two
-until housekeeping meets it there: a client with one thread would otherwise move between lists with every request.
+Rule 3: a flow stands in at most one list at a time, its ``home``: a round (it may be picked), ``recent`` (its demand
+counts), or ``owing`` (its demand is over, but its debt is not forgotten yet). One that runs stays in ``recent``, which
+costs it nothing: housekeeping looks at it again when its time is over.
 """
 
 from __future__ import annotations
@@ -91,11 +91,10 @@ class Flow:
         "context",
         "counted",
         "customer",
+        "detached",
         "head",
         "home",
         "id",
-        "idle_since",
-        "in_flight",
         "key",
         "level",
         "listed_at",
@@ -107,8 +106,10 @@ class Flow:
         "profile",
         "ring",
         "running",
+        "seen_at",
         "served",
         "slow_until",
+        "sole_key",
         "tag",
         "tail",
         "terms",
@@ -120,6 +121,7 @@ class Flow:
     def __init__(self, id_: str, key: str, parent: Ring, terms: Terms, verified: bool, tier: str = "") -> None:
         self.id = id_
         self.key = key
+        self.sole_key: str | None = key  # None once it has a ring of keys
         self.parent = parent
         self.terms = terms
         self.verified = verified
@@ -127,11 +129,11 @@ class Flow:
         self.customer: Flow = self
         self.tag = parent.v
         self.waiting = 0  # requests below it that wait, also while it is parked
-        self.in_flight = 0  # requests below it that hold a slot
-        self.running = 0  # requests below it that were granted and have not ended, with a slot or without
+        self.running = 0  # requests below it that were granted and have not ended
+        self.detached = 0  # those of them that gave their slot back
         self.served = 0.0  # what its requests were charged so far, before its weight
-        self.counted = 0.0  # the weight with which it stands in its ring's sums
-        self.idle_since = 0.0
+        self.counted = 0.0  # the weight with which it stands in its ring's demand
+        self.seen_at = 0.0  # when a request of it last ended or left
         self.listed_at = 0.0  # when housekeeping was last told to look at it
         self.slow_until = 0.0
         self.parked = Parked.NOT
@@ -145,6 +147,11 @@ class Flow:
         self.profile: Profile | None = None
         self.pace: Pace | None = None
         self.context: Any = None  # what the gate remembers about the customer (the headers last shown)
+
+    @property
+    def in_flight(self) -> int:
+        """The slots that it holds."""
+        return self.running - self.detached
 
     @property
     def filed(self) -> bool:
@@ -165,16 +172,15 @@ class Ring:
         "_speed_v",
         "backlog",
         "buckets",
-        "busy",
-        "busy_count",
         "children",
         "credit_requests",
         "demand",
         "filed",
-        "idle",
         "litter_at",
+        "members",
         "owing",
         "per_quantum",
+        "recent",
         "speed",
         "v",
     )
@@ -188,10 +194,9 @@ class Ring:
         self._rounds: list[int] = []  # a heap; may hold numbers of rounds that are gone, skipped when they surface
         self.filed = 0
         self.credit_requests = 0.0  # the credit of known, verified customers, in requests of theirs
-        self.busy = 0.0  # weights of the flows that wait or run now
-        self.busy_count = 0
-        self.demand = 0.0  # the same, and those that did in the last DEMAND_WINDOW_S
-        self.idle = Fifo()
+        self.demand = 0.0  # weights of the flows that wait or run, or did in the last DEMAND_WINDOW_S
+        self.members = 0  # how many these are
+        self.recent = Fifo()
         self.owing = Fifo()
         self.litter_at = inf  # when there may be something to forget
         self.speed = 0.0  # measured growth of v per second while there is competition
@@ -218,6 +223,8 @@ class Ring:
 
     def file(self, flow: Flow, round_: int) -> None:
         """Put a flow that may be picked at the end of a round."""
+        if flow.home is not None:
+            flow.home.remove(flow)
         buckets = self.buckets
         bucket = buckets.get(round_)
         if bucket is None:
@@ -246,8 +253,6 @@ class Ring:
         One that enters at the clock goes first in its round: a tie-break that lets sparse customers pass at no cost to
         the bound, since it moves them by less than a quantum.
         """
-        if flow.home is not None:
-            flow.home.remove(flow)
         self.lift(flow, credit)
         round_ = int(flow.tag * self.per_quantum)
         self.file(flow, round_ - 1 if flow.tag <= self.v else round_)
@@ -274,27 +279,22 @@ class Ring:
 
     # -- demand --------------------------------------------------------------------------------------------------
 
-    def occupy(self, flow: Flow, weight: float) -> None:
-        """Count a flow that begins to wait or run."""
-        if weight != flow.counted:
-            self.demand += weight - flow.counted
-            flow.counted = weight
-        self.busy += weight
-        self.busy_count += 1
-
-    def reweigh(self, flow: Flow, weight: float) -> None:
-        """Follow a change of a busy flow's weight."""
-        self.busy += weight - flow.counted
+    def count(self, flow: Flow, weight: float, now: float) -> None:
+        """Count a flow's demand, at a weight that may have changed."""
+        if not flow.counted:
+            self.members += 1
+            if flow.home is self.owing:
+                self.owing.remove(flow)
+            if flow.home is None:
+                self._list(flow, now)
         self.demand += weight - flow.counted
         flow.counted = weight
 
-    def vacate(self, flow: Flow, now: float) -> None:
-        """Note that a flow neither waits nor runs any more."""
-        flow.idle_since = now
-        if flow.home is None:
+    def leave(self, flow: Flow, now: float) -> None:
+        """Note that a request of a flow has ended or left; its demand counts for a while longer."""
+        flow.seen_at = now
+        if flow.home is None and not flow.waiting:
             self._list(flow, now)
-        self.busy_count -= 1
-        self.busy = self.busy - flow.counted if self.busy_count else 0.0
 
     def disown(self, flow: Flow) -> None:
         """Forget a flow at once whose first request was refused: refused newcomers leave nothing behind."""
@@ -309,7 +309,7 @@ class Ring:
         """
         dropped: list[Flow] = []
         for _ in range(_HOUSEKEEPING_STEPS):
-            flow = self.idle.first
+            flow = self.recent.first
             if flow is None or now - flow.listed_at < DEMAND_WINDOW_S:
                 flow = self.owing.first
                 if flow is None:
@@ -317,34 +317,38 @@ class Ring:
             assert flow.home is not None
             flow.home.remove(flow)
             if flow.running or flow.waiting:
-                continue  # it is back; when it ends it will be listed again
-            if now - flow.idle_since < DEMAND_WINDOW_S:
-                self._list(flow, flow.idle_since)
-                continue
-            self.demand -= flow.counted
-            flow.counted = 0.0
-            if not self.busy_count and self.idle.first is None:
-                self.demand = 0.0  # sums of floats drift; this is where they are exact again
-            if (
-                flow.parked == Parked.NOT
-                and flow.tag + credit_of(flow) <= self.v
-                and (flow.pace is None or flow.pace.idle(now))
-            ):
-                del self.children[flow.id]
-                dropped.append(flow)
+                self._list(flow, now)
+            elif now - flow.seen_at < DEMAND_WINDOW_S:
+                self._list(flow, flow.seen_at)
             else:
-                self.owing.append(flow)
-        first = self.idle.first
+                self._discount(flow)
+                if (
+                    flow.parked == Parked.NOT
+                    and flow.tag + credit_of(flow) <= self.v
+                    and (flow.pace is None or flow.pace.idle(now))
+                ):
+                    del self.children[flow.id]
+                    dropped.append(flow)
+                else:
+                    self.owing.append(flow)
+        first = self.recent.first
         if self.owing.first is not None:
             self.litter_at = now
         else:
             self.litter_at = first.listed_at + DEMAND_WINDOW_S if first is not None else inf
         return dropped
 
+    def _discount(self, flow: Flow) -> None:
+        if flow.counted:
+            self.members -= 1
+            # Sums of floats drift; when nobody is left is where they are exact again.
+            self.demand = self.demand - flow.counted if self.members else 0.0
+            flow.counted = 0.0
+
     def _list(self, flow: Flow, at: float) -> None:
         """Have housekeeping look at a flow when the demand that it had at a time no longer counts."""
         flow.listed_at = at
-        self.idle.append(flow)
+        self.recent.append(flow)
         if self.litter_at == inf:
             self.litter_at = at + DEMAND_WINDOW_S
 
@@ -384,6 +388,6 @@ def predict_wait(leaf: Flow) -> float:
         return 0.0
     before = customer.waiting
     if leaf is not customer:
-        before = min(before, (leaf.waiting + 1) * leaf.parent.busy_count)
+        before = min(before, (leaf.waiting + 1) * (leaf.parent.filed + 1))
     mean = customer.profile.mean if customer.profile is not None else 0.0
     return max(0.0, (customer.tag - ring.v + before * mean / customer.terms.weight) / ring.speed)

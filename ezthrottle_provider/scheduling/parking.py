@@ -6,7 +6,7 @@ back by an event (one of its requests ends) or by a timer (its pace), placed lik
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 from .flows import Flow, Parked
@@ -116,8 +116,9 @@ class Parking:
         return self._timers[0][0] if self._timers else None
 
     def release_all(self) -> None:
-        """Let everybody stand again; who still may not is parked when its turn comes."""
-        self._timers.clear()
+        """Let everybody stand again; who still may not is parked when its turn comes, and its pace sets a new timer."""
+        self._timers = [timer for timer in self._timers if timer[2] == Parked.SLOW]
+        heapify(self._timers)
         for pool in self._pools.values():
             for flow in [pool.group, *pool.ring.children.values(), *pool.strangers.children.values()]:
                 self.unpark(flow, pool)

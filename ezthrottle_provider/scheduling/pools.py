@@ -42,6 +42,7 @@ class Pool:
         "_ratio",
         "_seen",
         "charged",
+        "direct",
         "group",
         "held",
         "in_flight",
@@ -59,6 +60,7 @@ class Pool:
         self.name = name
         self.quantum = quantum
         self.in_flight = 0
+        self.direct: dict[Ticket, None] = {}  # those that run and were granted while nobody waited, in that order
         self.restrained = False  # some customer was ever held to a quarter of the slots: rare, so kept off the path
         self.streams = 0  # requests that run without a slot
         # Averages over all requests. ``mean`` is the estimate for customers not known yet; before any request has
@@ -106,11 +108,9 @@ class Pool:
         flow = (self.ring if caller.verified else self.strangers).children.get(caller.customer)
         if flow is None:
             return None
-        keys = flow.ring
-        if keys is None:
-            if flow.key == caller.key:
-                return flow
-            keys = self._split(flow)
+        if flow.sole_key == caller.key:
+            return flow
+        keys = flow.ring or self._split(flow)
         leaf = keys.children.get(caller.key)
         if leaf is None:
             leaf = keys.children[caller.key] = Flow(caller.key, caller.key, keys, _EQUAL, caller.verified)
@@ -130,6 +130,7 @@ class Pool:
         What runs stays charged to the customer alone: between its own keys that is a matter of one request each.
         """
         keys = flow.ring = Ring(self.quantum)
+        flow.sole_key = None
         if flow.waiting:
             first = keys.children[flow.key] = Flow(flow.key, flow.key, keys, _EQUAL, flow.verified)
             first.customer = flow
@@ -139,138 +140,111 @@ class Pool:
             while ticket is not None:
                 ticket.flow = first
                 ticket = ticket.next
-            keys.occupy(first, 1.0)
             keys.backlog.note(first)
             keys.place(first, 0.0)
         return keys
 
     def group_weight(self, arriving: Flow) -> float:
         """Return the weight of all unverified callers together, now that a customer arrives."""
-        own = self.strangers.busy
-        verified = self.ring.busy
-        if arriving.verified and not arriving.waiting and not arriving.running:
+        own, verified = self.strangers.demand, self.ring.demand
+        if arriving.verified and not arriving.counted:
             verified += arriving.terms.weight
-        if verified <= 0.0:
-            return own
-        cap = self._ratio * verified
-        return own if own < cap else cap
+        return own if verified <= 0.0 else min(own, self._ratio * verified)
 
-    def grant(self, now: float, ticket: Ticket, *, queued: bool) -> None:
-        """Start a request: charge its estimate at every level, and let the clocks follow its start tags.
+    # -- a request's account -------------------------------------------------------------------------------------
 
-        The flows of one that did not queue come back first: they are counted in, and claim nothing of the past.
+    def admit(self, now: float, ticket: Ticket) -> None:
+        """Start a request while nobody waits: nothing is charged but the slot.
+
+        What it uses is nobody else's until somebody waits. Should that happen before it ends, ``book`` charges it as if
+        it had been picked; else ``end`` only moves the clock past it. Most requests of most APIs take this path.
         """
+        flow = ticket.flow
+        ticket.booked = False
+        ticket.granted_at = now
+        ticket.charged = 0.0
+        ticket.holds_slot = True
+        ticket.state = _GRANTED
+        weight = flow.terms.weight
+        if flow.counted != weight:
+            flow.parent.count(flow, weight, now)
+        flow.running += 1
+        self.in_flight += 1
+        self.direct[ticket] = None
+        if not flow.verified:
+            self.group.running += 1
+
+    def grant(self, now: float, ticket: Ticket) -> None:
+        """Start a request that was picked, or that has a reason to be charged at once."""
+        leaf = ticket.flow
+        customer = leaf.customer
+        ticket.granted_at = now
+        ticket.holds_slot = True
+        ticket.state = _GRANTED
+        weight = customer.terms.weight
+        if customer.counted != weight:
+            customer.parent.count(customer, weight, now)
+        if leaf is not customer:
+            if not leaf.counted:
+                leaf.parent.count(leaf, 1.0, now)
+            leaf.running += 1
+        self._charge_estimate(ticket)
+        customer.running += 1
+        self.in_flight += 1
+        if not customer.verified:
+            self.group.running += 1
+
+    def come_back(self, leaf: Flow) -> None:
+        """Let the flows of a request that starts without having queued claim nothing of the past."""
+        customer = leaf.customer
+        if not customer.waiting:
+            customer.parent.lift(customer, credit_of(customer))
+        if leaf is not customer and not leaf.waiting:
+            leaf.parent.lift(leaf, 0.0)
+        if not customer.verified and self.group.home is None:
+            self.ring.lift(self.group, 0.0)
+
+    def book(self) -> None:
+        """Somebody begins to wait: charge the requests that run already, in the order in which they were granted."""
+        running, self.direct = self.direct, {}
+        for ticket in running:
+            self.come_back(ticket.flow)
+            self._charge_estimate(ticket)
+
+    def _charge_estimate(self, ticket: Ticket) -> None:
+        """Charge what a request is expected to cost, at every level, and let the clocks follow its start tags."""
         leaf = ticket.flow
         customer = leaf.customer
         ring = customer.parent
-        weight = customer.terms.weight
-        if not queued:
-            if not customer.waiting:
-                if not customer.running:
-                    ring.occupy(customer, weight)
-                if customer.tag < ring.v:
-                    ring.lift(customer, credit_of(customer))
-            if leaf is not customer and not leaf.waiting:
-                if not leaf.running:
-                    leaf.parent.occupy(leaf, 1.0)
-                leaf.parent.lift(leaf, 0.0)
-            if not customer.verified and self.group.home is None:
-                self.ring.lift(self.group, 0.0)
-        if weight != customer.counted:
-            ring.reweigh(customer, weight)
         profile = customer.profile
         if profile is None:
             cost = self.mean * ticket.factor
         else:
             routes = profile.routes
             cost = (profile.mean if routes is None else routes.get(ticket.route, profile.mean)) * ticket.factor
+        ticket.booked = True
         ticket.charged = cost
-        ticket.granted_at = now
-        ticket.holds_slot = True
+        ticket.rate = rate = 1.0 / customer.terms.weight
         ticket.waived = profile is None and not self.ring.filed
-        ticket.state = _GRANTED
-        ticket.rate = rate = 1.0 / weight
-        tag = customer.tag
-        if tag > ring.v:
-            ring.v = tag
-        if customer.waiting:
-            ring.advance(customer, cost * rate)
-        else:
-            customer.tag = tag + cost * rate
-        customer.in_flight += 1
-        customer.running += 1
-        self.in_flight += 1
+        if customer.tag > ring.v:
+            ring.v = customer.tag
+        ring.advance(customer, cost * rate)
         if leaf is not customer:
             keys = leaf.parent
             if leaf.tag > keys.v:
                 keys.v = leaf.tag
             keys.advance(leaf, cost)
-            leaf.in_flight += 1
-            leaf.running += 1
         if customer.verified:
             ticket.group_rate = 0.0
         else:
             group, root = self.group, self.ring
-            tag = group.tag
-            if tag > root.v:
-                root.v = tag
-            own, verified = ring.busy, root.busy
-            ticket.group_rate = rate = 1.0 / (own if verified <= 0.0 else min(own, self._ratio * verified))
-            group.in_flight += 1
-            if group.waiting:
-                root.advance(group, cost * rate)
-            else:
-                group.tag = tag + cost * rate
-
-    def end(self, now: float, ticket: Ticket, charged: float) -> None:
-        """End a request: true up its charge, give back its slot, and let the clocks follow where nobody waits."""
-        leaf = ticket.flow
-        customer = leaf.customer
-        self.charge(ticket, charged - ticket.charged)
-        ticket.charged = charged
-        if ticket.holds_slot:
-            self.free_slot(ticket)
-        else:
-            self.streams -= 1
-        customer.running -= 1
-        if leaf is not customer:
-            leaf.running -= 1
-        ring, root = customer.parent, self.ring
-        if not ring.filed:  # nobody waits: what was used was nobody else's, so no debt remains
-            if customer.tag > ring.v:
-                ring.v = customer.tag
-            if ring is not root and not root.filed and self.group.tag > root.v:
-                root.v = self.group.tag
-        if leaf is not customer or not (customer.waiting or customer.running):
-            self.retire(now, leaf)
-
-    def free_slot(self, ticket: Ticket) -> None:
-        """Give back the slot of a request, whether it ends now or goes on without one."""
-        leaf = ticket.flow
-        customer = leaf.customer
-        self.in_flight -= 1
-        customer.in_flight -= 1
-        if leaf is not customer:
-            leaf.in_flight -= 1
-        if not customer.verified:
-            self.group.in_flight -= 1
-
-    def retire(self, now: float, leaf: Flow) -> None:
-        """Move flows that neither wait nor run any more to where they are forgotten."""
-        customer = leaf.customer
-        if leaf is not customer:
-            keys = leaf.parent
-            if not keys.filed and leaf.tag > keys.v:
-                keys.v = leaf.tag
-            if not leaf.waiting and not leaf.running:
-                keys.vacate(leaf, now)
-            if keys.litter_at <= now:
-                keys.housekeep(now)
-        if not customer.waiting and not customer.running:
-            customer.parent.vacate(customer, now)
+            if group.tag > root.v:
+                root.v = group.tag
+            ticket.group_rate = rate = 1.0 / self.group_weight(customer)
+            root.advance(group, cost * rate)
 
     def charge(self, ticket: Ticket, amount: float) -> None:
-        """Add cost (or give it back) at every level, at the weights that held when the request was granted.
+        """Add cost (or give it back) at every level, at the weights that held when the request was booked.
 
         What a newcomer's first requests were guessed to cost, when nobody waited, stays as it was: those who came
         meanwhile were placed by a clock that held the guess, so correcting one side alone would put the other behind
@@ -279,18 +253,77 @@ class Pool:
         leaf = ticket.flow
         customer = leaf.customer
         if not ticket.waived:
-            if customer.waiting:
-                customer.parent.advance(customer, amount * ticket.rate)
-            else:  # it stands in no round
-                customer.tag += amount * ticket.rate
+            customer.parent.advance(customer, amount * ticket.rate)
             if leaf is not customer:
                 leaf.parent.advance(leaf, amount)
         if ticket.group_rate:
-            group = self.group
-            if group.waiting:
-                self.ring.advance(group, amount * ticket.group_rate)
-            else:
-                group.tag += amount * ticket.group_rate
+            self.ring.advance(self.group, amount * ticket.group_rate)
+
+    def end(self, now: float, ticket: Ticket, charged: float) -> None:
+        """End a request: true up its charge, give back its slot, and let the clocks follow where nobody waits."""
+        leaf = ticket.flow
+        customer = leaf.customer
+        ring, root = customer.parent, self.ring
+        if ticket.booked:
+            self.charge(ticket, charged - ticket.charged)
+            if leaf is not customer:
+                leaf.running -= 1
+                leaf.parent.leave(leaf, now)
+                self._tidy(leaf, now)
+            if not ring.filed and customer.tag > ring.v:
+                ring.v = customer.tag  # nobody waits: what was used was nobody else's, so no debt remains
+            if not customer.verified and not root.filed and self.group.tag > root.v:
+                root.v = self.group.tag
+        else:
+            del self.direct[ticket]
+            tag, v = customer.tag, ring.v
+            ring.v = customer.tag = (tag if tag > v else v) + charged / customer.terms.weight
+            if not customer.verified:
+                group = self.group
+                root.v = group.tag = max(group.tag, root.v) + charged / self.group_weight(customer)
+        if not customer.verified:
+            self.group.running -= 1
+        customer.running -= 1
+        if ticket.holds_slot:
+            self.in_flight -= 1
+        else:
+            self.streams -= 1
+            customer.detached -= 1
+            if leaf is not customer:
+                leaf.detached -= 1
+            if not customer.verified:
+                self.group.detached -= 1
+        customer.seen_at = now
+        if customer.home is None:
+            ring.leave(customer, now)
+
+    def detach(self, ticket: Ticket) -> None:
+        """Take the slot back from a request that goes on."""
+        ticket.holds_slot = False
+        leaf = ticket.flow
+        customer = leaf.customer
+        customer.detached += 1
+        if leaf is not customer:
+            leaf.detached += 1
+        if not customer.verified:
+            self.group.detached += 1
+        self.in_flight -= 1
+        self.streams += 1
+
+    def withdrawn(self, now: float, leaf: Flow) -> None:
+        """Follow a request that left its queue without being served."""
+        customer = leaf.customer
+        if leaf is not customer:
+            leaf.parent.leave(leaf, now)
+            self._tidy(leaf, now)
+        customer.parent.leave(customer, now)
+
+    def _tidy(self, leaf: Flow, now: float) -> None:
+        keys = leaf.parent
+        if not keys.filed and leaf.tag > keys.v:
+            keys.v = leaf.tag
+        if keys.litter_at <= now:
+            keys.housekeep(now)
 
     def observe(self, cost: float, charged: float, held_s: float) -> None:
         """Learn what requests cost here, what was charged for them, and for how long they held a slot."""
@@ -324,6 +357,8 @@ class Pool:
 
     def stand(self, customer: Flow) -> None:
         """File a customer that has something waiting and may run; its group follows."""
+        if self.direct:
+            self.book()
         ring = customer.parent
         ring.place(customer, credit_of(customer))
         group = self.group

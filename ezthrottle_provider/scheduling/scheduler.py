@@ -74,8 +74,7 @@ class Scheduler:
         self,
         now: float,
         caller: Caller,
-        *,
-        route: str = "",
+        route: str = "",  # not keyword-only, like other options here: the gate passes them with every request
         factor: float = 1.0,
         pool: str = "default",
         priority: int | None = None,
@@ -86,7 +85,8 @@ class Scheduler:
         ``priority`` replaces the caller's.
         """
         slots = self.pools[pool]
-        leaf = self._leaf(slots, caller)
+        known = (slots.ring if caller.verified else slots.strangers).children.get(caller.customer)
+        leaf = known if known is not None and known.sole_key == caller.key else self._leaf(slots, caller)
         customer = leaf.customer
         if customer.terms is not caller.terms:
             self._parking.reterm(customer, caller.terms)
@@ -94,12 +94,13 @@ class Scheduler:
         obstacle = Parked.NOT
         if slots.in_flight < slots.slots and not customer.waiting:
             terms = customer.terms
-            if terms.max_concurrent is not None or terms.rps is not None or slots.restrained:
-                obstacle = self._parking.obstacle(now, customer, slots)
+            if terms.max_concurrent is None and terms.rps is None and leaf is customer and not slots.restrained:
+                slots.admit(now, ticket)
+                return ticket
+            obstacle = self._parking.obstacle(now, customer, slots)
             if not obstacle:
-                slots.grant(now, ticket, queued=False)
-                if terms.rps is not None:
-                    self._parking.pace_of(customer).take(now, terms.rps)
+                slots.come_back(leaf)
+                self._grant(now, ticket)
                 return ticket
         self._enqueue(now, ticket, caller.priority if priority is None else priority, obstacle)
         if customer.parent.litter_at <= now:
@@ -118,16 +119,13 @@ class Scheduler:
         held_s = now - ticket.granted_at
         if cost is None:
             cost = held_s if held_s > self._min_cost and self._by_time else self._min_cost
-        elif not cost <= _MOST_COST:
-            cost = _MOST_COST
+        elif not cost * ticket.factor <= _MOST_COST:
+            cost = _MOST_COST / ticket.factor
         charged = cost * ticket.factor
-        if not charged <= _MOST_COST:
-            charged = _MOST_COST
         profile = customer.profile
         if profile is None:
             profile = customer.profile = Profile()
-        profile.observe(ticket.route, cost, charged)
-        if profile.count & 3 == 1:  # each customer's first, and every fourth, tell as much about the pool
+        if profile.observe(ticket.route, cost, charged):
             pool.observe(cost, charged, held_s)
         customer.served += charged
         ticket.state = State.FINISHED
@@ -189,7 +187,8 @@ class Scheduler:
         else:
             assert ticket.state is State.REFUSED, ticket
             ticket.flow = self._leaf(ticket.pool, ticket.caller)  # the refusal may have been the last of its flow
-        self._grant(now, ticket, queued=False)
+        ticket.pool.come_back(ticket.flow)
+        self._grant(now, ticket)
 
     def transfer(self, now: float, ticket: Ticket, customer: str, verified: bool) -> None:
         """Put a request that waits or was refused on another customer's account, if that is known; to be overruled."""
@@ -213,16 +212,14 @@ class Scheduler:
     def detach(self, ticket: Ticket) -> None:
         """Take the slot back from a request that goes on; its cost goes on too. Call ``pull`` afterwards."""
         assert ticket.state is State.GRANTED and ticket.holds_slot, ticket
-        ticket.holds_slot = False
-        ticket.pool.streams += 1
-        ticket.pool.free_slot(ticket)
+        ticket.pool.detach(ticket)
         self._parking.slot_freed(ticket.flow.customer, ticket.pool)
 
     def charge(self, now: float, ticket: Ticket) -> None:
         """Charge a running request for what it has used beyond its estimate, as streams are once a second."""
         if ticket.state is State.GRANTED:
             used = (now - ticket.granted_at) * ticket.factor
-            if self._by_time and used > ticket.charged:
+            if self._by_time and ticket.booked and used > ticket.charged:
                 ticket.pool.charge(ticket, used - ticket.charged)
                 ticket.charged = used
 
@@ -282,10 +279,12 @@ class Scheduler:
         if leaf is None:
             leaf = pool.join(caller)
             leaf.profile = self._profiles.take(leaf.id)
+            if len(self.pools) > 1:
+                self._parking.reterm(leaf, caller.terms)  # it may be known from another pool, by other terms
         return leaf
 
-    def _grant(self, now: float, ticket: Ticket, *, queued: bool) -> None:
-        ticket.pool.grant(now, ticket, queued=queued)
+    def _grant(self, now: float, ticket: Ticket) -> None:
+        ticket.pool.grant(now, ticket)
         customer = ticket.flow.customer
         if customer.terms.rps is not None:
             self._parking.pace_of(customer).take(now, customer.terms.rps)
@@ -322,11 +321,16 @@ class Scheduler:
         if ring is not root:
             root.unfile(group)
         self.waiting.leave(ticket)
-        self._grant(now, ticket, queued=True)
-        if leaf is not customer and leaf.waiting:
-            leaf.parent.refile(leaf)
+        self._grant(now, ticket)
+        if leaf is not customer:
+            if leaf.waiting:
+                leaf.parent.refile(leaf)
+            else:
+                leaf.parent.leave(leaf, now)
         if customer.waiting:
             ring.refile(customer)
+        else:
+            ring.leave(customer, now)
         if ring is not root and ring.filed:
             root.refile(group)
         return ticket
@@ -346,17 +350,14 @@ class Scheduler:
         ticket.priority = priority
         self.waiting.enter(ticket)
         if leaf is not customer and leaf.waiting == 1:
-            if not leaf.running:
-                leaf.parent.occupy(leaf, 1.0)
             leaf.parent.place(leaf, 0.0)
-        if customer.waiting == 1:
-            if not customer.running:
-                customer.parent.occupy(customer, customer.terms.weight)
-            if customer.parked == Parked.NOT:
-                if obstacle and (customer.verified or obstacle != Parked.SLOW):  # slow strangers are parked as a group
-                    self._parking.park(customer, pool, obstacle)
-                else:
-                    pool.stand(customer)
+        if not customer.counted:
+            customer.parent.count(customer, customer.terms.weight, now)
+        if customer.waiting == 1 and customer.parked == Parked.NOT:
+            if obstacle and (customer.verified or obstacle != Parked.SLOW):  # slow strangers are parked as a group
+                self._parking.park(customer, pool, obstacle)
+            else:
+                pool.stand(customer)
 
     def _objection(self, leaf: Flow, customer: Flow, pool: Pool, now: float) -> str:
         """Return by which limit a request may not even wait; make room for it where that is fair."""
@@ -387,7 +388,7 @@ class Scheduler:
             leaf.parent.unfile(leaf)
         if not customer.waiting and customer.filed:
             pool.step_out(customer)
-        pool.retire(now, leaf)
+        pool.withdrawn(now, leaf)
 
     def _forget(self, now: float, ring: Ring) -> bool:
         """Let a ring forget; return whether it did."""

@@ -38,6 +38,7 @@ class Ticket:
     """
 
     __slots__ = (
+        "booked",
         "caller",
         "charged",
         "context",
@@ -74,8 +75,11 @@ class Ticket:
     # The fields below are assigned by the scheduler when they come to mean something.
     state: State
     granted_at: float  # when service began
+    booked: (
+        bool  # its estimate was charged; not while nobody waits (see Pool.admit), and then the next four mean nothing
+    )
     charged: float  # cost charged so far (seconds or requests, after the factor)
-    rate: float  # 1 / the customer's weight when it was granted: what is trued up uses the same rate
+    rate: float  # 1 / the customer's weight then: what is trued up uses the same rate
     group_rate: float  # 1 / the weight of the group of unverified callers then; 0.0 for verified ones
     waived: bool  # its charge stays at the estimate: a first guess, when nobody waited (see Pool.charge)
     holds_slot: bool

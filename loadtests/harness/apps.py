@@ -10,11 +10,19 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any, Final
+from typing import Any, Final, Literal
+
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Mount, Route
 
 from ezthrottle_provider import ASGIFairQueue, Customer
 
-__all__ = ["FIGURES", "TIERS", "Api", "SharedFifo", "build", "customer_of"]
+__all__ = ["FIGURES", "TIERS", "Api", "Framework", "SharedFifo", "build", "customer_of", "routed"]
+
+Framework = Literal["none", "starlette", "fastapi"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -129,9 +137,29 @@ def customer_of(key: str) -> Customer:
     return Customer(key, tier=key.partition("-")[0])
 
 
-def build(limiter: str, *, slots: int, workers: int, options: Mapping[str, Any]) -> App:
+def routed(api: App, framework: Framework) -> App:
+    """Return the API with its trivial handler written as one writes it in a framework."""
+    if framework == "starlette":
+
+        async def trivial(request: Request) -> Response:
+            return PlainTextResponse("done\n")
+
+        return Starlette(routes=[Route("/trivial", trivial), Mount("/", api)])
+    if framework == "fastapi":
+        app = FastAPI()
+
+        @app.get("/trivial")
+        async def answer() -> str:
+            return "done"
+
+        app.mount("/", api)
+        return app
+    return api
+
+
+def build(limiter: str, *, slots: int, workers: int, options: Mapping[str, Any], framework: Framework) -> App:
     """Return the API behind a limiter: ``fair`` (with these options of ours), ``fifo`` or ``none``."""
-    api = Api(workers=workers)
+    api = routed(Api(workers=workers), framework)
     if limiter == "none":
         return api
     if limiter == "fifo":

@@ -22,7 +22,7 @@ from typing import Any, Final, Literal
 
 import uvicorn
 
-from .apps import build
+from .apps import Framework, build
 
 __all__ = ["Placement", "Serve", "Server", "raise_open_files", "stack"]
 
@@ -39,6 +39,7 @@ class Serve:
 
     limiter: Literal["fair", "fifo", "none"]
     slots: int
+    framework: Framework = "none"
     workers: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
     loop: Literal["auto", "asyncio"] = "auto"
@@ -127,7 +128,8 @@ def _main(order: dict[str, Any]) -> None:
     raise_open_files()
     # It hints that so few slots leave the process idle, which is true and the point of a service time that is slept.
     logging.getLogger("ezthrottle_provider").setLevel(logging.ERROR)
-    app: Any = build(order["limiter"], slots=order["slots"], workers=order["workers"], options=order["options"])
+    kinds = ("slots", "workers", "options", "framework")
+    app: Any = build(order["limiter"], **{kind: order[kind] for kind in kinds})
     server = uvicorn.Server(
         uvicorn.Config(
             app,

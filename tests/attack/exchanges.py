@@ -1,8 +1,7 @@
 """One connection by direct ASGI calls, as a server would carry it: no socket, no server, no waiting for time.
 
-    exchange = Exchange("/x", key=b"k")
-    await exchange.through(app)         or: task = exchange.start(app); await turns(); exchange.disconnect()
-    exchange.status, exchange.headers, exchange.body
+``await exchange.through(app)`` carries it from begin to end; ``exchange.start(app)`` in a task of its own, and
+``exchange.disconnect()`` takes the client away. Then ``status``, ``headers`` and ``body`` are what was answered.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Everything that a provider says to anybody, gathered in one text, so that a test can look for what must not be in it."""
+"""Everything that a provider says to anybody, in one text, so that a test can look for what must not be in it."""
 
 from __future__ import annotations
 

@@ -343,7 +343,7 @@ def test_a_long_key_is_remembered_by_its_hash_alone():
     caller = known.caller(long, ADDRESS)
 
     assert caller is known.caller(long, ADDRESS)
-    assert [(caller.key,)] == list(known._by_key)
+    assert [(caller.key,)] == list(known.by_key)
 
 
 def test_nobody_becomes_another_by_presenting_the_hash_of_its_long_key():
@@ -361,7 +361,7 @@ def test_raw_keys_are_swept_a_minute_later():
     clock.advance(60)
     known.caller(None, ADDRESS)
 
-    assert ({}, [(None, ADDRESS)]) == (known._by_key, list(known._by_address))
+    assert ({}, [(None, ADDRESS)]) == (known.by_key, list(known._by_address))
 
 
 def test_no_raw_key_and_no_secret_stands_in_a_repr(caplog):

@@ -40,7 +40,8 @@ class House:
         self.clock = clock or FakeClock(100.0)
         self.seen = RecordingHook()
         self.scheduler = Scheduler(slots=slots, **options)
-        self.gate = Gate(self.scheduler, hooks=Hooks(self.seen), clock=self.clock)
+        self.hooks = Hooks(self.seen)
+        self.gate = Gate(self.scheduler, hooks=self.hooks, clock=self.clock)
         self.pool = self.scheduler.pools["default"]
 
     def enter(self, name="acme", **options):
@@ -305,3 +306,29 @@ def test_every_request_is_granted_once_and_finished_once_in_the_events():
     assert [("first", 0.0), ("second", 2.0)] == [(event.customer, event.wait_s) for event in house.seen.of(Granted)]
     finished = house.seen.of(Finished)
     assert [("first", 2.0, 0.0), ("second", 1.0, 2.0)] == [(f.customer, f.held_s, f.wait_s) for f in finished]
+
+
+def test_a_request_that_is_granted_together_with_those_before_it_is_told_of_once():
+    house = House()
+    house.enter("first")
+    house.enter("second")
+    house.scheduler.resize({"default": 3})
+    house.enter("second")  # behind the one that waits; both are granted on the way in
+    assert ["first", "second", "second"] == [event.customer for event in house.seen.of(Granted)]
+
+
+def test_a_request_that_ends_before_its_grant_was_told_is_told_of_all_the_same():
+    house = House(slots=1)
+    house.enter("first")
+    house.enter("second")
+    third = house.enter("third")
+
+    def be_quick(event):  # as the third request's own thread may be, while this one still tells of the second
+        if isinstance(event, Granted) and event.customer == "second":
+            house.gate.leave(third)
+
+    house.hooks.add(be_quick)
+    house.scheduler.resize({"default": 3})
+    house.gate.poll()
+    assert State.FINISHED is third.state
+    assert ["first", "second", "third"] == [event.customer for event in house.seen.of(Granted)]

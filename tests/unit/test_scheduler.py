@@ -244,3 +244,23 @@ def test_transferring_what_was_granted_meanwhile_changes_nothing():
     assert "second" == second.customer
     desk.finish(second)
     assert {0} == {flow.in_flight for _, flow in desk.scheduler.customers()}
+
+
+def test_new_terms_for_everybody_do_not_make_slow_readers_wait_longer_than_they_were_told():
+    desk = Desk(slots=8, max_wait=1_000.0)
+    slow = [desk.submit("slow") for _ in range(2)]
+    desk.scheduler.restrain(desk.now, slow[0], 30.0)
+    desk.scheduler.recheck()
+    desk.pull()
+    held = desk.submit("slow")
+    assert State.WAITING is held.state
+    desk.pull(after_s=31.0)
+    assert State.GRANTED is held.state
+
+
+def test_a_customer_that_was_moved_to_another_tier_is_followed_in_every_pool():
+    desk = Desk(slots=4, pools={"exports": 4}, max_wait=1_000.0)
+    running = desk.submit(caller(terms=EQUAL))
+    held = desk.submit(caller(terms=Terms(max_concurrent=1)), pool="exports")
+    assert State.WAITING is held.state
+    assert [held] == desk.finish(running)
