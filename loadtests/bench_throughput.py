@@ -23,7 +23,7 @@ from loadtests.harness.reports import ANYHOW, CALM, Calm, Report, parse
 from loadtests.harness.servers import Placement, Serve, Server
 from loadtests.harness.sources import Flood, trivial, work
 
-__all__ = ["FULL", "QUICK", "Plan", "main", "measure"]
+__all__ = ["FULL", "QUICK", "QUICK_TRIVIAL", "Plan", "main", "measure"]
 
 Side = Literal["fair", "fifo", "control"]
 
@@ -93,7 +93,8 @@ RAW = Load(name="trivial handler, raw ASGI", slots=32, requests=_trivial, satura
 FULL = Plan(
     least={AT_32: 0.98, AT_8: 0.98, TRIVIAL: 0.85, FASTAPI: 0.85, RAW: 0.0}, rounds=5, seconds=4.0, warm_up_s=1.0
 )
-QUICK = Plan(least={AT_8: 0.96, TRIVIAL: 0.70}, rounds=1, seconds=0.6, warm_up_s=0.1, by_cpu=True, calm=ANYHOW)
+QUICK = Plan(least={AT_8: 0.96}, rounds=1, seconds=0.6, warm_up_s=0.1, calm=ANYHOW)
+QUICK_TRIVIAL = Plan(least={TRIVIAL: 0.70}, rounds=8, seconds=0.2, warm_up_s=0.05, by_cpu=True, calm=ANYHOW)
 
 
 def measure(plan: Plan, placement: Placement) -> Report:
@@ -132,7 +133,10 @@ def _judge(report: Report, plan: Plan, load: Load, least: float, sides: dict[Sid
             f"{median(_per_cpu_s(leg) for leg in those):.0f}",
             median(by_cpu),
         )
-        ratio = median(by_cpu if plan.by_cpu and load.saturates else ratios)
+        ratio = median(ratios)
+        if plan.by_cpu and load.saturates:
+            # The best of many short legs: what a busy machine adds to a leg it adds to some and not to all.
+            ratio = max(map(_per_cpu_s, those)) / max(map(_per_cpu_s, sides["fifo"]))
         if side == "fair":
             report.at_least(f"{load.name}: throughput ratio", ratio, least)
         elif side == "control":
@@ -156,9 +160,10 @@ def _leg(server: Server, placement: Placement, plan: Plan, load: Load, number: i
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and return the exit code."""
     options = parse(__doc__, argv)
-    plan = QUICK if options.quick else FULL
+    plans = (QUICK, QUICK_TRIVIAL) if options.quick else (FULL,)
     with Placement() as placement:
-        return measure(replace(plan, rounds=options.rounds or plan.rounds), placement).show(placement)
+        reports = [measure(replace(plan, rounds=options.rounds or plan.rounds), placement) for plan in plans]
+        return max(report.show(placement) for report in reports)
 
 
 if __name__ == "__main__":

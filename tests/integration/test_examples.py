@@ -74,7 +74,7 @@ def test_the_starlette_example_tells_each_customer_its_pace(free_port: int) -> N
         # acme's tier has a pace of its own and zoe's has none, nor has who comes without a key.
         assert '"pace";q=50;w=1' in headers["ratelimit-policy"]
         for others in (ZOE, None):
-            assert "pace" not in ask(connection, "/report", others)[1]["ratelimit-policy"]
+            assert "ratelimit-policy" not in ask(connection, "/report", others)[1]
 
 
 def test_the_starlette_example_streams_and_leaves_its_health_alone(free_port: int) -> None:
