@@ -37,8 +37,8 @@ class Pricer:
         self._function = function
         self._failed = failed
 
-    def price(self, ticket: Ticket, now: float, method: str, path: str, response: Mapping[str, Any]) -> float | None:
-        """Return the cost of a request that ends now, before its factor; None when it cannot be told."""
+    def price(self, ticket: Ticket, now: float, method: str, path: str, response: Mapping[str, Any]) -> float:
+        """Return the cost of a request that ends now, before its factor."""
         try:
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in response.get("headers", ())}
             served = Served(
@@ -50,4 +50,5 @@ class Pricer:
             return cost
         except Exception as error:  # the user's code may raise anything, and the request is already served
             self._failed("cost", error)
-            return ticket.charged / ticket.factor
+            profile = ticket.flow.customer.profile
+            return profile.mean if profile is not None and profile.count else ticket.pool.mean

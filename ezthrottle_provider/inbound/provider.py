@@ -202,7 +202,7 @@ class Provider:
     def done(self, ticket: Ticket, scope: Scope) -> None:
         """Let a request leave, at the price that the user's function gives it, if there is one."""
         try:
-            cost = None
+            cost: float | None = None
             if self._pricer is not None and ticket.state is State.GRANTED:
                 response = scope.get("ezthrottle.response", {})
                 cost = self._pricer.price(ticket, self.gate.clock(), scope["method"], scope["path"], response)

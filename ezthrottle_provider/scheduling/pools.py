@@ -197,9 +197,9 @@ class Pool:
     def come_back(self, leaf: Flow) -> None:
         """Let the flows of a request that starts without having queued claim nothing of the past."""
         customer = leaf.customer
-        if not customer.waiting:
+        if not customer.filed:
             customer.parent.lift(customer, credit_of(customer))
-        if leaf is not customer and not leaf.waiting:
+        if leaf is not customer and not leaf.filed:
             leaf.parent.lift(leaf, 0.0)
         if not customer.verified and self.group.home is None:
             self.ring.lift(self.group, 0.0)

@@ -309,6 +309,23 @@ def test_served_requests_leave_no_tickets_behind():
     assert asyncio.run(run()) <= 1
 
 
+def test_requests_that_waited_leave_nothing_that_only_the_garbage_collector_finds():
+    """A circle per request costs a full collection of 100 ms every second or two, in which nobody is served."""
+
+    async def run():
+        app = ASGIFairQueue(slow, provider=Provider(max_concurrent=1))
+        gc.collect()
+        gc.disable()
+        try:
+            await asyncio.gather(*(Exchange(key=b"%d" % number).through(app) for number in range(50)))
+            await turns()
+            return sum(type(found) is Ticket for found in gc.get_objects())
+        finally:
+            gc.enable()
+
+    assert asyncio.run(run()) <= 1
+
+
 async def slow(scope, receive, send):
     """Answer after a while."""
     await turns(3)
