@@ -16,6 +16,9 @@ How it works
     addition. There are two levels: customers (and, as one of them, the group of all unverified callers, whose members
     form a ring of their own), and the keys of one customer.
 
+    While nobody waits there is nothing to be fair about: a request only takes its slot (``Pool.admit``), and what it
+    used moves the clock when it ends. Should somebody begin to wait before that, what runs is booked as if picked.
+
 The bound
     Let two flows i and j be backlogged through an interval, with weights w and largest costs c, and D slots in use.
     Then their normalised service over that interval differs by at most ``(D + 1) * (c_i / w_i + c_j / w_j)``: each
@@ -23,8 +26,8 @@ The bound
     estimate. The quantum stays below the smallest cost, so the FIFO inside a round adds nothing. With several
     processes, D also counts what the others have not told yet. ``tests/fairness/test_lag_bound.py`` checks it.
 
-Follow a request: ``scheduler`` (submit, pull, finish), then ``pools``, ``flows``, ``waiting``; ``estimates``,
-``pacing``, ``backlog`` and ``overflow`` are what their names say.
+Follow a request: ``scheduler`` (submit, pull, finish), then ``pools``, ``flows``, ``waiting``; ``parking``,
+``estimates``, ``pacing``, ``backlog`` and ``overflow`` are what their names say.
 """
 
 from __future__ import annotations
